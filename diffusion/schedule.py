@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latte.diffusion.respacing import evenly_spaced
+
 SPACINGS = ("even", "leading", "trailing", "linspace")
 WITHOUT_FLOAT64 = ("mps", "xpu")  # types of devices, some of which have no float64
 
@@ -228,34 +230,6 @@ def spaced_timesteps(
     else:
         raise ValueError(f"spacing is {spacing!r}, not one of {', '.join(SPACINGS)}")
     return timesteps[-count:].clamp(max=steps - 1)
-
-
-def evenly_spaced(spacing: str, steps: int) -> list[int]:
-    """The timesteps that a respacing string keeps, in increasing order: see spaced_timesteps."""
-    stride_count, text = spacing.startswith("ddim"), spacing.removeprefix("ddim")
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts) or (stride_count and len(parts) > 1):
-        forms = "a count such as '250', a list such as '10,15,20', or 'ddim50'"
-        raise ValueError(f"respacing {spacing!r}: expected {forms}")
-    counts = [int(part) for part in parts]
-    if stride_count:
-        for stride in range(1, steps + 1):
-            if len(range(0, steps, stride)) == counts[0]:
-                return list(range(0, steps, stride))
-        raise ValueError(f"respacing {spacing!r}: no integer stride over {steps} steps keeps exactly {counts[0]}")
-    kept: list[int] = []
-    start = 0
-    for i, count in enumerate(counts):
-        size = steps // len(counts) + (i < steps % len(counts))
-        if count > size:
-            raise ValueError(f"respacing {spacing!r}: part {i + 1} has {size} steps, too few to keep {count}")
-        # the running sum, not i * gap: the published step lists were rounded from it
-        gap, position = (size - 1) / (count - 1) if count > 1 else 1.0, 0.0
-        for _ in range(count):
-            kept.append(start + round(position))
-            position += gap
-        start += size
-    return kept
 
 
 def respace(

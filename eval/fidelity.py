@@ -99,7 +99,7 @@ def compare_pairs(
 
     def read(paths: tuple[Path, Path], unreadable: dict[str, str]) -> tuple[Tensor, Tensor] | None:
         pair = read_if_possible(paths, unreadable)
-        return None if pair is None else as_pair(*pair, f"{paths[0]} and {paths[1]}")
+        return None if pair is None else as_pair(pair[0], pair[1], f"{paths[0]} and {paths[1]}")
 
     sides = str(videos), str(reference)
     return compare_each(match_pairs(*sides), read, sides, alexnet, find_device(device), progress)

@@ -9,7 +9,7 @@ from latte import __version__
 from latte.device import device_name
 from latte.eval.exam import HELD_OUT
 from latte.pipeline import LattePipeline
-from latte.weights.tensors import digest
+from latte.weights.manifest import digest
 
 
 def machine_record(device: torch.device) -> dict[str, str | int]:

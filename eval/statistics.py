@@ -21,8 +21,9 @@ from latte.files import utf8_path
 from latte.video.array_files import ARRAY_SUFFIXES, find_videos
 from latte.video.pixels import as_tensor
 from latte.weights.arrays import read_array_pickle, read_arrays
+from latte.weights.manifest import digest
 from latte.weights.pickles import Foreign
-from latte.weights.tensors import CheckpointError, digest, read_tensors
+from latte.weights.tensors import CheckpointError, read_tensors
 
 PICKLES = (".pkl", ".pickle")
 FEATURES = ".safetensors"

@@ -13,7 +13,7 @@ from latte.eval.video_pairs import as_pair, videos_by_name
 from latte.models.vae import VideoVAE
 from latte.video.array_ranges import check_ranges
 from latte.video.pixels import from_uint8, resize_and_crop, to_uint8
-from latte.weights.tensors import digest
+from latte.weights.manifest import digest
 from latte.weights.vae_folder import load_vae, vae_files
 
 CLIP = 16  # frames, those of Latte's clips: no more of them pass through a temporal decoder together

@@ -16,7 +16,7 @@ from latte.video.find import scan_videos
 from latte.video.formats import PICTURE_SUFFIXES, video_kind
 from latte.video.frame_folders import list_pictures
 from latte.video.inspect import inspect_video
-from latte.weights.tensors import digest
+from latte.weights.manifest import digest
 
 VIDEO_LIST, LIST_FORMATS = "index.json", "latte-videos-"  # latte.train.data.video_list writes it
 

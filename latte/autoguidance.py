@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from latte.sampling_settings import Guidance, Sampling
+from latte.weights.find import is_text_pipeline
 from latte.weights.hub import find_pipeline
-from latte.weights.load import is_text_pipeline, load_model
+from latte.weights.load import load_model
 from latte.weights.published import readers
 
 ALIKE = (  # settings of a network that both must share

@@ -22,9 +22,10 @@ from latte.plans.layer_cache import LayerCache
 from latte.plans.records import Plan
 from latte.sampling_settings import Guidance
 from latte.scheduler import usual_scheduler
+from latte.weights.find import WEAKER, find_model, model_root, own_vae
 from latte.weights.hub import find_vae
 from latte.weights.latte_folder import CLASSES_FILE, save_latte
-from latte.weights.load import WEAKER, find_model, load_model, model_root, own_vae
+from latte.weights.load import load_model
 from latte.weights.published import load_scheduler
 from latte.weights.sampling_defaults import load_sampling, own_weaker, usual_guidance
 from latte.weights.vae_folder import load_vae

@@ -64,14 +64,12 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     parsed = command_parser(COMMANDS, __version__).parse_args(argv)
-    name = parsed.command
+    name = " ".join((parsed.command, *parsed.arguments[:1])) if parsed.command == "bench" else parsed.command
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print_message(name, f"warning: {one_line(message)}")
         try:
             SEEN.clear()
             options = OPTIONS[parsed.command](parsed.arguments)
-            if name == "bench":
-                name = f"bench {options.benchmark}"
             if os.environ.get("LATTE_KEEP_MEMORY") != "0":
                 keep_freed_memory()
             import_module(f"latte.commands.{parsed.command}").main(options)  # which may load PyTorch

@@ -8,7 +8,7 @@ from torch import nn
 
 from latte.conditioning import Conditioning
 from latte.sampling_settings import Sampling
-from latte.weights.load import WEAKER
+from latte.weights.find import WEAKER
 
 
 class ConfigTable(Mapping[str, Any]):

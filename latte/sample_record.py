@@ -8,7 +8,7 @@ from typing import Any
 
 from latte.arguments import MOST_VIDEOS
 from latte.files import MOST_JSON_BYTES, read_json, write_json
-from latte.weights.tensors import digest
+from latte.weights.manifest import digest
 
 RECORD = "samples.json"
 DIGESTS = "files"  # their sha256 by name, in the record

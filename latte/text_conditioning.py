@@ -26,8 +26,8 @@ from latte.sampling_settings import Guidance
 from latte.text.caption import dropped_words
 from latte.text.embed import MAX_LENGTH, Text, check_texts, embed, kept, masked
 from latte.weights.eight_bits import in_eight_bits
+from latte.weights.find import PARTS, WEAKER, model_root
 from latte.weights.hub import find_vae
-from latte.weights.load import PARTS, WEAKER, model_root
 from latte.weights.published import readers
 from latte.weights.published_export import save_published
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, load_sampling, own_weaker

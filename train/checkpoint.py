@@ -17,7 +17,7 @@ from torch import Tensor
 
 from latte.drafts import HIDDEN, discard, flush, flush_entries, remove
 from latte.files import DAMAGED, read_json, replacing_folder, set_aside, utf8_path, write_json
-from latte.weights.folder import MANIFEST, damage, read_manifest, write_manifest
+from latte.weights.manifest import MANIFEST, damage, read_manifest, write_manifest
 from latte.weights.tensors import write_tensors
 
 NEEDED = {"model.safetensors", "ema.safetensors", "state.json"}  # what a manifest must list

@@ -21,9 +21,10 @@ from latte.train.objectives.denoising import Denoising
 from latte.train.objectives.distillation import student_scheduler
 from latte.train.objectives.text_to_video import TextConditional
 from latte.train.run_card import run_card
-from latte.weights.folder import CONFIG, damage, digest_folder, write_network
+from latte.weights.find import STEPS_FILE
+from latte.weights.folder import write_network
 from latte.weights.latte_folder import CLASSES_FILE
-from latte.weights.load import STEPS_FILE
+from latte.weights.manifest import CONFIG, damage, digest_folder
 from latte.weights.model_card import CARD, card_text
 from latte.weights.published import save_scheduler
 from latte.weights.sampling_defaults import SAMPLING_FILE, save_sampling

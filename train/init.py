@@ -23,12 +23,14 @@ from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo
 from latte.train.resized_patches import EMBED, FINAL, resize_patch_layers
 from latte.weights.convert_latte import MARKER, TEMPORAL, original_config, original_state, shape_of, unwrap
 from latte.weights.convert_t2v import OUTSIDE, PIXART, pixart_state, t2v_config, t2v_state
+from latte.weights.find import find_model, is_checkpoint, is_text_pipeline, model_root
 from latte.weights.folder import read_config
 from latte.weights.latte_folder import CLASSES_FILE
-from latte.weights.load import find_model, is_checkpoint, is_text_pipeline, load_model, model_root
+from latte.weights.load import load_model
 from latte.weights.published import readers
+from latte.weights.sharded_tensors import read_part
 from latte.weights.shared_parts import part_folder
-from latte.weights.state_files import read_part, state_files
+from latte.weights.state_files import state_files
 from latte.weights.tensors import load_strictly, read_tensors
 
 MUST_AGREE = ("variant", "depth", "hidden_size", "num_heads", "mlp_ratio", "tubelet")

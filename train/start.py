@@ -22,8 +22,8 @@ from latte.train.presets import PRESETS
 from latte.train.resolve import read_settings
 from latte.train.run_folder import SETTINGS_FILE, check_unused
 from latte.train.trackers import require_packages
+from latte.weights.find import FINAL, find_model
 from latte.weights.hub import NAME
-from latte.weights.load import FINAL, find_model
 from latte.weights.tensors import CheckpointError
 
 # the VAEs that presets name by the folder they are fetched into: that folder, and the name of its model on the hub

@@ -17,9 +17,11 @@ from latte.train.resolve import read_settings, with_changes
 from latte.train.run_folder import SETTINGS_FILE
 from latte.train.settings import require
 from latte.weights.convert_t2v import t2v_config
-from latte.weights.folder import CONFIG, read_config
+from latte.weights.find import FINAL, bundled_models, is_checkpoint, is_text_pipeline, model_root, own_vae
+from latte.weights.folder import read_config
 from latte.weights.hub import find_pipeline
-from latte.weights.load import FINAL, bundled_models, is_checkpoint, is_text_pipeline, load_model, model_root, own_vae
+from latte.weights.load import load_model
+from latte.weights.manifest import CONFIG
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, load_sampling, own_weaker, usual_guidance
 from latte.weights.shared_parts import bundled_name, part_folder
 from latte.weights.vae_folder import load_vae

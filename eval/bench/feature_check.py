@@ -14,9 +14,8 @@ from latte.shapes.corruptions import CORRUPTIONS, corrupted
 from latte.shapes.draw import ShapeClip, make_clip
 from latte.train.objectives.shape_recognition import clip_targets
 from latte.video.pixels import from_uint8
-from latte.weights.folder import WEIGHTS
-from latte.weights.load import find_model
-from latte.weights.tensors import digest
+from latte.weights.find import find_model
+from latte.weights.manifest import WEIGHTS, digest
 
 STRENGTHS = tuple(round(0.1 * i, 1) for i in range(1, 11))  # of each corruption
 SPLITS = 100  # random halvings of the real clips, for the real-vs-real distance

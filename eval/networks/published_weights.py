@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from latte.files import refuse_pointer
-from latte.weights.tensors import CheckpointError, digest
+from latte.weights.manifest import digest
+from latte.weights.tensors import CheckpointError
 
 
 class Published(NamedTuple):

@@ -13,25 +13,18 @@ from latte.files import read_json, replacing
 from latte.models.latte import Latte
 from latte.pipeline import LattePipeline
 from latte.weights.convert_latte import state_for_original
-from latte.weights.folder import CONFIG, MANIFEST, check_replaceable
+from latte.weights.find import STEPS_FILE, WEAKER, bundled_models, is_text_pipeline, model_root, own_vae
+from latte.weights.folder import check_replaceable
 from latte.weights.hub import find_pipeline
 from latte.weights.latte_folder import CLASSES_FILE, save_latte
-from latte.weights.load import (
-    STEPS_FILE,
-    WEAKER,
-    bundled_models,
-    is_text_pipeline,
-    load_model,
-    model_root,
-    own_vae,
-    weights_file,
-)
+from latte.weights.load import load_model, weights_file
+from latte.weights.manifest import CONFIG, MANIFEST, digest
 from latte.weights.published import load_scheduler, part_files, readers
 from latte.weights.published_export import check_published_target, save_published
 from latte.weights.sampling_defaults import TEXT_GUIDANCE, own_weaker, read_sampling, usual_guidance
 from latte.weights.shared_parts import parts_of
 from latte.weights.t2v_folder import convert_to_our_layout, weight_parts
-from latte.weights.tensors import DTYPES, cast, digest, write_tensors
+from latte.weights.tensors import DTYPES, cast, write_tensors
 from latte.weights.vae_folder import is_vae, load_vae, save_vae, vae_files
 
 STORED_DTYPES = {**DTYPES, "int8": torch.int8}  # for int8 see latte.weights.eight_bits

@@ -19,6 +19,7 @@ from latte.commands.describe_data import (
 )
 from latte.commands.describe_features import about_features, about_statistics, statistics_files
 from latte.commands.describe_weights import WEIGHTS, Lines, about_model, about_pipeline, about_weights, is_weights
+from latte.commands.options.models import named_path
 from latte.eval.ablate.runs import ABOUT as ABLATION
 from latte.eval.fvd_result import FVDResult
 from latte.eval.leaderboard import read_entries, read_tables
@@ -39,16 +40,13 @@ from latte.video.formats import PICTURE_SUFFIXES, video_kind
 from latte.video.frame_folders import list_pictures
 from latte.video.inspect import inspect_video
 from latte.video.page import PAGE_FILE, is_page
-from latte.weights.folder import CONFIG
-from latte.weights.load import (
+from latte.weights.find import (
     CHECKPOINTS,
     FINAL,
-    bundled_models,
-    find_model,
     is_checkpoint,
     is_text_pipeline,
-    nearest_path,
 )
+from latte.weights.manifest import CONFIG
 
 SHOWN = 40  # lines about a result file, and names in one of them
 
@@ -59,12 +57,7 @@ def describe_path(name: str) -> str:
     Raises:
         ValueError: There is nothing, or nothing of a known kind.
     """
-    path = Path(name)
-    if not path.exists() and name in bundled_models():
-        path = find_model(name)
-    if not path.exists():
-        near = nearest_path(path)
-        raise ValueError(f"there is nothing at {name}" + (f": did you mean {near}?" if near else ""))
+    path = named_path(name)
     if path.name == LATENT_INDEX and index_format(path.parent) in (VIDEO_LIST_FORMAT, LATENT_FORMAT):
         path = path.parent
     what, about = next(((what, about) for what, known, about in KINDS if known(path)), ("", None))

@@ -14,8 +14,8 @@ from latte.train.data.encode_latents import encode_data_set
 from latte.train.data.folders import open_clips
 from latte.train.resolve import resolve
 from latte.train.start import require_vae
-from latte.weights.folder import digest_folder
 from latte.weights.hub import find_pipeline
+from latte.weights.manifest import digest_folder
 from latte.weights.published import load_t5
 from latte.weights.shared_parts import part_folder
 from latte.weights.tensors import DTYPES

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from latte.files import one_line, writable, write_json
+from latte.weights.hub import find_pipeline
 
 MAY_BE_EMPTY = ("arguments", "config", "prompt", "negative_prompt")
 
@@ -124,6 +125,15 @@ def check_out_folder(path: Path) -> None:
     """Raise ValueError, before any work, if the folder of --out cannot be written to."""
     if not writable(path):
         raise ValueError(f"--out {path} is not a folder that can be written to: choose another")
+
+
+def check_model(name: str | None, download: bool = False) -> None:
+    """Raise CheckpointError, before PyTorch is imported, for a model that is not on this machine nor to be downloaded.
+
+    None stands for a default, which is bundled.
+    """
+    if name is not None and not download and not os.path.exists(name):
+        find_pipeline(name)
 
 
 def write_result(path: Path | None, values: dict[str, Any]) -> None:

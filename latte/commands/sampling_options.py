@@ -14,12 +14,14 @@ from latte.sampling_settings import Guidance, set_words
 from latte.scheduler import Scheduler
 from latte.text.tokenizer import Tokenizer
 from latte.train.precision import SLOW, slowdown
+from latte.weights.find import WEAKER, is_text_pipeline, own_vae, weaker_folder
 from latte.weights.hub import find_pipeline, find_vae
-from latte.weights.load import WEAKER, is_text_pipeline, own_vae, weaker_folder, weights_file
+from latte.weights.load import weights_file
+from latte.weights.manifest import digest
 from latte.weights.published import load_t5, part_files
 from latte.weights.shared_parts import part_folder
 from latte.weights.state_files import state_files
-from latte.weights.tensors import DTYPES, digest
+from latte.weights.tensors import DTYPES
 from latte.weights.vae_folder import vae_files
 
 # Tokens of a batch. On a core of an AMD EPYC with AVX2, a step of the bundled class-conditional model takes 39, 28 and

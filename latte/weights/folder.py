@@ -1,11 +1,8 @@
 """The model folders that this project writes: config.json, model.safetensors, and a manifest of both."""
 
-import hashlib
-import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,10 +12,10 @@ from torch import Tensor, nn
 from latte.drafts import own_folder
 from latte.files import CheckpointError, prefix_errors, read_json, refuse_pointer, replacing_folder, write_json
 from latte.weights.eight_bits import stored_in_eight_bits
-from latte.weights.tensors import cast, digest, settled, write_tensors
+from latte.weights.manifest import CONFIG, MANIFEST, WEIGHTS, damage, read_manifest, weight_files, write_manifest
+from latte.weights.tensors import cast, write_tensors
 
 Network = TypeVar("Network", bound=nn.Module)
-MANIFEST, CONFIG, WEIGHTS = "manifest.json", "config.json", "model.safetensors"
 
 
 def weights_name(variant: str | None) -> str:
@@ -31,24 +28,6 @@ def weights_name(variant: str | None) -> str:
 def is_ours(name: str) -> bool:
     """Whether this is a file name that write_network uses."""
     return name == CONFIG or re.fullmatch(weights_name(None).replace(".", r"(\.\w[\w-]*)?\.", 1), name) is not None
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """List the files of a folder that could be taken for its weights, except hidden ones, which are drafts."""
-    kinds = (".safetensors", ".bin", ".pt")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in kinds and not path.name.startswith("."))
-
-
-def digest_folder(folder: Path) -> str:
-    """Return one sha256 over the weight files of a folder and its config.json.
-
-    Raises:
-        CheckpointError: It is not a folder.
-    """
-    if folder.is_file():
-        raise CheckpointError(f"{folder} is a file, but a folder is needed: `latte convert {folder} NEW` writes one")
-    parts = [digest(path) for path in [*weight_files(folder), folder / CONFIG]]
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def read_config(folder: Path, make: Callable[[dict], Any]) -> Any:
@@ -167,60 +146,3 @@ def refuse_leftovers(folder: Path, given: dict[str, bool]) -> None:
     for name, is_given in given.items():
         if not is_given and (folder / name).exists():
             raise CheckpointError(f"{folder} holds {name}, which this model does not have; choose a new folder")
-
-
-def write_manifest(folder: Path, names: list[str]) -> None:
-    """Write manifest.json: the size and sha256 of the named files of the folder."""
-    about = {name: {"bytes": (folder / name).stat().st_size, "sha256": digest(folder / name)} for name in names}
-    write_json(folder / MANIFEST, about)
-
-
-def read_manifest(folder: Path) -> dict[str, dict]:
-    """Read manifest.json: file name -> {"bytes", "sha256"}. Raises ValueError if it is not such a table."""
-    files = read_json(folder / MANIFEST)
-    for name, about in files.items():
-        plain = name.isprintable() and Path(name).name == name
-        if not plain or not isinstance(about, dict) or about.keys() != {"bytes", "sha256"}:
-            raise ValueError(f"{folder / MANIFEST} is not a table of files")
-    return files
-
-
-def cached_digest(path: Path) -> str:
-    """The sha256 of a file, computed once if the file does not change: a command may verify a model several times."""
-    if not settled(path):
-        return digest(path)
-    about = path.stat()
-    return digest_at(path.absolute(), about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
-
-
-@lru_cache(maxsize=256)
-def digest_at(path: Path, *state: int) -> str:
-    """The sha256 of a file in a state that its inode, size and times identify."""
-    return digest(path)
-
-
-def damage(folder: Path) -> str | None:
-    """Compare a folder with its manifest.
-
-    Weight files that the manifest does not list count as damage, since they could be loaded by mistake. Other files
-    and folders (class names, a VAE, notes) need not be listed.
-
-    Returns:
-        The first difference, in words, or None if there is none or the folder has no manifest.
-    """
-    if not (folder / MANIFEST).exists():
-        return None
-    if not (folder / MANIFEST).is_file():
-        return f"{MANIFEST} is not a file"
-    try:
-        files = read_manifest(folder)
-    except (ValueError, OSError):
-        return f"{MANIFEST} cannot be read"
-    for name, about in files.items():
-        path = folder / name
-        if not os.path.isfile(path) or path.stat().st_size != about["bytes"]:
-            return f"{name} is missing or truncated"
-        if cached_digest(path) != about["sha256"]:
-            return f"{name} is not what was written"
-    unlisted = [path.name for path in weight_files(folder) if path.name not in files]
-    return f"{unlisted[0]} is not one of its files" if unlisted else None

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from latte.weights.folder import CONFIG
-from latte.weights.load import PARTS, bundled_models, find_model, nearest_path
+from latte.files import CheckpointError
+from latte.weights.find import PARTS, bundled_models, find_model, nearest_path
+from latte.weights.manifest import CONFIG
 from latte.weights.shared_parts import part_folder
 from latte.weights.state_files import ENDS, STEMS, variant_of
-from latte.weights.tensors import CheckpointError
 
 PIPELINE_FILES = (f"transformer/{CONFIG}", CONFIG)  # a snapshot with one of them can be a pipeline
 NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"  # of a repository

@@ -17,10 +17,13 @@ from latte.scheduler import Scheduler
 from latte.text.tokenizer import Tokenizer
 from latte.weights.convert_t2v import T5_DECODER, t2v_config, t2v_state, t5_state
 from latte.weights.eight_bits import in_eight_bits, rows_in_eight_bits
-from latte.weights.folder import CONFIG, make_network, read_config
-from latte.weights.load import EMA, STEPS_FILE, WEAKER, is_checkpoint, model_root, own_vae, weights_file
+from latte.weights.find import EMA, STEPS_FILE, WEAKER, is_checkpoint, model_root, own_vae
+from latte.weights.folder import make_network, read_config
+from latte.weights.load import weights_file
+from latte.weights.manifest import CONFIG
+from latte.weights.sharded_tensors import read_part
 from latte.weights.shared_parts import part_folder
-from latte.weights.state_files import read_part, state_files
+from latte.weights.state_files import state_files
 from latte.weights.tensors import cast, load_strictly, read_tensors
 from latte.weights.vae_folder import load_vae, vae_files
 
@@ -46,7 +49,7 @@ def load_part(
         network: Makes the network from its configuration.
         to_state: Makes our state dict from a published one and the configuration.
         marker: A key that only our own state dicts have.
-        convert: See latte.weights.state_files.read_part.
+        convert: See latte.weights.sharded_tensors.read_part.
         variant: See latte.weights.state_files.
 
     Raises:

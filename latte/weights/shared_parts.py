@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from latte.files import prefix_errors, read_json
-from latte.weights.folder import CONFIG, digest_folder
-from latte.weights.tensors import digest
+from latte.weights.manifest import CONFIG, digest, digest_folder
 
 BUNDLED = Path(__file__).parent.parent / "assets"  # the models that ship with the package
 SHARED_FILE = "shared.json"  # for each shared part: the bundled "model" that holds it, and its "sha256"

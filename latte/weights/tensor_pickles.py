@@ -9,8 +9,8 @@ from torch import Tensor
 
 from latte.files import CheckpointError
 from latte.weights.pickles import Foreign, PickleReader
+from latte.weights.state_files import MOST_TENSORS
 
-MOST_TENSORS = 100_000  # in a file; a training checkpoint with a thousand blocks has half as many
 MOST_DIMS = 25  # of a tensor: PyTorch's kernels take no more
 STORAGES = {  # PyTorch's names of storages, without "Storage"
     "Double": torch.float64,

@@ -1,8 +1,6 @@
 """Reading tensors from untrusted files, and writing them atomically."""
 
-import hashlib
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,24 +20,9 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 FLOATS = (*FLOATS8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SAVE_TENSORS = 'if you trust it, load it elsewhere and save its tensors with torch.save({"ema": state_dict}, ...)'
 NOT_LOADED = f"which is not a tensor and is not loaded: {SAVE_TENSORS}"
-CLOCK_TICK = 2_000_000_000  # nanoseconds: the coarsest resolution of file times, that of FAT
 MOST_NESTED, MOST_TABLES = 4, 10_000  # levels of tables searched for weights, and tables in total
 MOST_ENTRIES = 2_000_000  # of these tables in total
 MOST_HEADER_BYTES = 1 << 23  # of a .safetensors file: room for 100,000 tensors; usual ones have at most 0.3 MB
-
-
-def digest(path: Path) -> str:
-    """Return the sha256 of a file as a hexadecimal string."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def settled(*files: Path) -> bool:
-    """Whether files are old enough for a later change to show in their times, so that digests can be cached.
-
-    It uses ctime, which the file system sets; mtime can be set by anybody.
-    """
-    return time.time_ns() - max((file.stat().st_ctime_ns for file in files), default=0) > CLOCK_TICK
 
 
 def read_tensors(path: Path, shard: bool = False) -> dict:

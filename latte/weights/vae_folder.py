@@ -9,8 +9,10 @@ from latte.files import CheckpointError, prefix_errors, read_json
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
 from latte.weights.convert_latte import MARKER as LATTE
 from latte.weights.convert_vae import MARKER, infer_vae_config, vae_state
-from latte.weights.folder import CONFIG, make_network, read_config, save_folder
-from latte.weights.state_files import read_part, state_files
+from latte.weights.folder import make_network, read_config, save_folder
+from latte.weights.manifest import CONFIG
+from latte.weights.sharded_tensors import read_part
+from latte.weights.state_files import state_files
 from latte.weights.stored_names import mentions
 from latte.weights.tensors import load_strictly
 

@@ -17,8 +17,9 @@ from latte.plans.plan_file import write_plan
 from latte.plans.rules import repeat
 from latte.shapes.draw import COLOURS, MOTIONS, SHAPES
 from latte.text.tokenizer import Tokenizer, train_vocabulary
-from latte.weights.load import find_model, save_model
-from latte.weights.tensors import digest
+from latte.weights.find import find_model
+from latte.weights.load import save_model
+from latte.weights.manifest import digest
 
 
 @pytest.fixture(scope="module")

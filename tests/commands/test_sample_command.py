@@ -27,7 +27,7 @@ from latte.shapes.draw import MOTIONS
 from latte.shapes.examiner import examine
 from latte.video.read import read_video
 from latte.weights.load import save_model
-from latte.weights.tensors import digest
+from latte.weights.manifest import digest
 from latte.weights.vae_folder import save_vae
 
 

@@ -20,7 +20,7 @@ from latte.sample_many import sample_many
 from latte.sample_record import keeps_digests, read_digests, read_record, write_record
 from latte.video.find import list_videos
 from latte.video.read import read_video
-from latte.weights.tensors import digest
+from latte.weights.manifest import digest
 
 
 def test_a_part_of_a_call_has_the_bits_of_the_whole(classes):

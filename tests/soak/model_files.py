@@ -32,8 +32,8 @@ import latte
 from latte.eval import fvd
 from latte.text.tokenizer import Tokenizer, train_vocabulary
 from latte.weights.convert_latte import state_for_original
-from latte.weights.folder import MANIFEST
 from latte.weights.load import load_model, save_model
+from latte.weights.manifest import MANIFEST
 from latte.weights.tensors import read_tensors
 from latte.weights.vae_folder import load_vae, save_vae
 

@@ -19,7 +19,7 @@ from latte.train import checkpoint
 from latte.train.objectives import OBJECTIVES
 from latte.train.resolve import resolve
 from latte.train.run import Run
-from latte.weights.tensors import digest
+from latte.weights.manifest import digest
 from latte.weights.vae_folder import load_vae
 
 

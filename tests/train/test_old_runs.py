@@ -18,7 +18,7 @@ from latte.train.config import KINDS, SETTINGS
 from latte.train.presets import PRESETS
 from latte.train.resolve import resolve
 from latte.train.settings import default_of
-from latte.weights.folder import MANIFEST, write_manifest
+from latte.weights.manifest import MANIFEST, write_manifest
 
 OLD = Path(__file__).parent / "old_runs"  # config.yaml and state.json as written by earlier versions
 ASSETS = sorted((Path(latte.__file__).parent / "assets").rglob("training*.yaml"))

@@ -13,7 +13,8 @@ from latte.weights import tensors, torchscript, weight_sets
 from latte.weights.convert_latte import MARKER, unwrap
 from latte.weights.hub import find_pipeline
 from latte.weights.load import load_model, save_model
-from latte.weights.state_files import read_part, state_files
+from latte.weights.sharded_tensors import read_part
+from latte.weights.state_files import state_files
 from latte.weights.tensors import CheckpointError, nested_tables, read_tensors
 
 ENDLESS = tensor(size=b"(J\x00\x00\x00\x08t", stride=b"(K\x00t")  # one number, 2**27 times

@@ -16,9 +16,10 @@ from latte.sampling_settings import Guidance, Sampling
 from latte.scheduler import Scheduler
 from latte.weights.convert_latte import COMPUTED, original_config, state_for_original
 from latte.weights.load import load_model, save_model
+from latte.weights.manifest import digest
 from latte.weights.published import load_scheduler, save_scheduler
 from latte.weights.sampling_defaults import save_sampling
-from latte.weights.tensors import CheckpointError, cast, digest, read_tensors, write_tensors
+from latte.weights.tensors import CheckpointError, cast, read_tensors, write_tensors
 from latte.weights.vae_folder import load_vae, save_vae
 
 SCHEDULER = Scheduler("euler", "trailing")

@@ -13,8 +13,10 @@ from latte.cli import main
 from latte.eval.statistics import read_feature_set
 from latte.models.latte_t2v import LatteT2V
 from latte.weights.convert_latte import COMPUTED, state_for_original
-from latte.weights.folder import damage, read_config, save_folder
-from latte.weights.load import find_model, load_model, save_model
+from latte.weights.find import find_model
+from latte.weights.folder import read_config, save_folder
+from latte.weights.load import load_model, save_model
+from latte.weights.manifest import damage
 from latte.weights.stored_names import mentions
 from latte.weights.tensors import CheckpointError
 from latte.weights.vae_folder import load_vae, save_vae

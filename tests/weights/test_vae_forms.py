@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from latte.cli import main
 from latte.models.vae import AutoencoderKL, VAEConfig, VideoVAE
-from latte.weights.folder import digest_folder
+from latte.weights.manifest import digest, digest_folder
 from latte.weights.stored_names import mentions
-from latte.weights.tensors import CheckpointError, digest
+from latte.weights.tensors import CheckpointError
 from latte.weights.vae_folder import is_vae, load_vae, save_vae
 
 CONFIG = VAEConfig(block_out_channels=(32, 64, 64), layers_per_block=1, norm_num_groups=32)

@@ -15,7 +15,7 @@ from typing import TypeVar
 from latte.files import MOST_LIST_BYTES, read_json, write_json
 from latte.progress import Progress
 from latte.video.frame_folders import list_pictures
-from latte.weights.tensors import digest, settled
+from latte.weights.manifest import digest, settled
 
 T = TypeVar("T")
 

@@ -32,9 +32,9 @@ from latte.train.data.latent_files import (
     open_latent_folder,
     write_latent_index,
 )
-from latte.weights.folder import digest_folder
-from latte.weights.load import find_model
-from latte.weights.tensors import digest, write_tensors
+from latte.weights.find import find_model
+from latte.weights.manifest import digest, digest_folder
+from latte.weights.tensors import write_tensors
 from latte.weights.vae_folder import load_vae
 
 

@@ -17,10 +17,11 @@ from latte.scheduler import Scheduler
 from latte.train.config import LatentTrainConfig
 from latte.train.data.clip_order import Draw
 from latte.train.precision import keep_in_float32
-from latte.weights.load import WEAKER, find_model, is_text_pipeline, model_root, weaker_folder, weights_file
+from latte.weights.find import WEAKER, find_model, is_text_pipeline, model_root, weaker_folder
+from latte.weights.load import weights_file
+from latte.weights.manifest import digest
 from latte.weights.published import load_scheduler, part_files
 from latte.weights.shared_parts import part_folder
-from latte.weights.tensors import digest
 
 Arguments = dict[str, Tensor]  # the arguments of a network besides noisy latents and timesteps
 Generators = Callable[[Draw], list[torch.Generator]]  # one per clip, for a purpose

@@ -17,7 +17,7 @@ from latte.commands.options.choices import (
 )
 from latte.commands.options.sampling import NO_AUTOGUIDANCE, add_sampling_options, check_sampling_ranges
 from latte.commands.options.training import check_changes
-from latte.commands.parser import Parser, add_device_option, check_out_file, check_out_folder
+from latte.commands.parser import Parser, add_device_option, check_model, check_out_file, check_out_folder
 from latte.models.latte_config import LatteConfig
 from latte.models.latte_t2v_config import LatteT2VConfig
 from latte.models.vae_config import VAEConfig
@@ -64,6 +64,8 @@ def speed_options(argv: list[str]) -> Namespace:
     add("--out", type=Path, help="also write the results and what they depend on to this .json file")
     add_sampling_options(parser)
     args = parser.parse_intermixed_args(argv)
+    if args.model not in RANDOM:
+        check_model(args.model, args.download)
     args.asked_parts, args.parts = args.parts or [], args.parts or list(PARTS)
     check_speed_options(args)
     return args
@@ -118,6 +120,7 @@ def pab_options(argv: list[str]) -> Namespace:
     add("--out", type=Path, help="also write the results and what they depend on to this .json file")
     add_sampling_options(parser)
     args = parser.parse_args(argv)
+    check_model(args.model, args.download)
     check_sampling_ranges(args)
     check_count("--num-videos", args.num_videos)
     check_out_file(args.out)
@@ -141,6 +144,7 @@ def guidance_options(argv: list[str]) -> Namespace:
     add("--plot", type=Path, help="also write the plot to this .png file (needs matplotlib)")
     add_sampling_options(parser, guidance_shown=False)
     args = parser.parse_args(argv)
+    check_model(args.model, args.download)
     check_sampling_ranges(args)
     check_count("--num-videos", args.num_videos, least=LEAST_MANIFOLD)
     words = ("guidance_method", "guidance_options", "guidance_schedule", "autoguidance_scale")

@@ -18,7 +18,7 @@ from latte.commands.options.sampling import (
     check_sampling_ranges,
 )
 from latte.commands.options.training import check_changes
-from latte.commands.parser import Parser, check_out_folder
+from latte.commands.parser import Parser, check_model, check_out_folder
 from latte.train.presets import PRESETS
 
 EVALUATE = """Measure generated videos.
@@ -94,6 +94,8 @@ def eval_parser() -> Parser:
 def eval_options(argv: list[str]) -> argparse.Namespace:
     """Parse the options of `latte eval`; see check_plan_options. Raises ValueError for a value out of range."""
     args = eval_parser().parse_args(argv)
+    if not (args.compare or args.leaderboard or args.reference):
+        check_model(args.model, args.download)
     check_sampling_ranges(args)
     check_plan_options(args)
     return args

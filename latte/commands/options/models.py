@@ -5,8 +5,9 @@ from pathlib import Path
 
 from latte.commands.options.choices import STORED_DTYPES
 from latte.commands.options.sampling import NO_AUTOGUIDANCE
-from latte.commands.parser import Parser, add_download_option
+from latte.commands.parser import Parser, add_download_option, check_model
 from latte.models.latte_config import SIZES, VARIANTS
+from latte.weights.find import bundled_models, find_model, nearest_path
 
 FORMATS = ("latte", "original", "diffusers")
 
@@ -35,6 +36,7 @@ def convert_options(argv: list[str]) -> Namespace:
     words = "leave out parts that are those of this bundled model (VAE, text encoder, vocabulary), and name it instead"
     add("--share", metavar="MODEL", help=words)
     args = parser.parse_args(argv)
+    check_model(args.source, args.download)
     if args.share is not None and (args.to != "latte" or args.autoguidance is not None):
         raise ValueError("--share needs --to latte and no --autoguidance: leave it out")
     if args.autoguidance_scale is not None and args.autoguidance in (None, NO_AUTOGUIDANCE):
@@ -44,6 +46,17 @@ def convert_options(argv: list[str]) -> Namespace:
     if args.autoguidance is not None and args.to == "original":
         raise ValueError("--autoguidance does nothing with --to original, which has no autoguidance: leave it out")
     return args
+
+
+def named_path(name: str) -> Path:
+    """The path, or the folder of the bundled model, that `latte info` describes. Raises ValueError if there is none."""
+    path = Path(name)
+    if not path.exists() and name in bundled_models():
+        return find_model(name)
+    if not path.exists():
+        near = nearest_path(path)
+        raise ValueError(f"there is nothing at {name}" + (f": did you mean {near}?" if near else ""))
+    return path
 
 
 def info_options(argv: list[str]) -> Namespace:
@@ -58,6 +71,8 @@ def info_options(argv: list[str]) -> Namespace:
     add("--variants", nargs="+", type=int, choices=VARIANTS, help="model variants (default: all)")
     add("--num-classes", type=int, help="number of classes (default: 0, unconditional)")
     args = parser.parse_args(argv)
+    if args.path:
+        named_path(args.path)
     defaults = {"sizes": list(SIZES), "patch_size": 2, "variants": list(VARIANTS), "num_classes": 0}
     for name, default in defaults.items():
         if args.path and getattr(args, name) is not None:

@@ -11,7 +11,7 @@ from latte.commands.options.sampling import (
     check_sampling_ranges,
     read_prompts,
 )
-from latte.commands.parser import Parser, check_out_file
+from latte.commands.parser import Parser, check_model, check_out_file
 from latte.plans.named_rules import rules_help
 
 CALIBRATE = """Search for which sampling steps to compute and what to reuse in the others, and write a plan.
@@ -45,6 +45,7 @@ def plan_options(argv: list[str]) -> Namespace:
         ValueError: A value is out of range, or --out is neither a picture nor a plan.
     """
     args = plan_parser().parse_args(argv)
+    check_model(args.model, args.download)
     check_sampling_ranges(args)
     check_plan_options(args)
     if args.out is not None and args.out.suffix.lower() not in (*PICTURES, PLAN_FILE):
@@ -80,6 +81,7 @@ def calibrate_options(argv: list[str]) -> Namespace:
     """
     args = calibrate_parser().parse_args(argv)
     args.given = argv
+    check_model(args.model, args.download)
     check_sampling_ranges(args)
     check_count("--videos", args.videos, 256)
     check_out_file(args.out)

@@ -20,8 +20,9 @@ from latte.commands.options.choices import (
     FPS_RANGE,
     SAMPLERS,
 )
-from latte.commands.parser import Parser, add_device_option, add_download_option, check_out_folder
+from latte.commands.parser import Parser, add_device_option, add_download_option, check_model, check_out_folder
 from latte.diffusion.guidance_options import OPTIONS, SHAPES
+from latte.diffusion.respacing import read_respacing
 from latte.files import read_lines
 from latte.plans.named_rules import RULES, check_rule_words
 
@@ -93,10 +94,12 @@ def add_sampling_options(parser: argparse._ActionsContainer, guidance_shown: boo
 
 
 def check_sampling_ranges(args: argparse.Namespace) -> None:
-    """Raise ValueError for options of add_sampling_options that are out of range, whatever the model."""
+    """Raise ValueError for options of add_sampling_options that have a wrong form or range, whatever the model."""
     steps = args.num_sampling_steps
     if steps is not None and is_whole(steps) and int(steps) < 1:  # how many are too many depends on the model
         check_count("--steps", int(steps), TRAINING_STEPS)
+    if steps is not None and not is_whole(steps):
+        read_respacing(steps)
     if args.eta is not None:
         check_eta(args.eta, args.sampler or "ddim")
     if args.cfg_interval is not None:
@@ -163,6 +166,7 @@ def sample_options(argv: list[str]) -> argparse.Namespace:
     """
     args = sample_parser().parse_args(argv)
     args.given = argv
+    check_model(args.model, args.download)
     if args.prompts:
         args.prompt = read_prompts(args.prompts)
     check_sampling_ranges(args)
@@ -203,6 +207,8 @@ def demo_options(argv: list[str]) -> argparse.Namespace:
     add("--port", type=int, help="the port (default: the first free one from 7860 on)")
     add_device_option(parser)
     args = parser.parse_args(argv)
+    for model in args.models:
+        check_model(model, args.download)
     if args.port is not None and not 1 <= args.port <= 65535:
         raise ValueError(f"--port is {args.port}; it must be from 1 to 65535")
     return args

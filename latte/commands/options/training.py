@@ -12,7 +12,7 @@ from latte.commands.options.choices import (
     SELECTIONS,
     WHEN_DAMAGED,
 )
-from latte.commands.parser import Parser, add_device_option, add_download_option
+from latte.commands.parser import Parser, add_device_option, add_download_option, check_model
 from latte.train.config import MOST_STUDENT_STEPS
 from latte.train.presets import PRESETS
 
@@ -113,6 +113,7 @@ def distill_options(argv: list[str]) -> Namespace:
     add("--cfg-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=words)
     add_run_options(parser, "global_batch_size=8 or learning_rate=1e-4")
     args = parser.parse_intermixed_args(argv)
+    check_model(args.teacher)
     if not 1 <= args.steps <= MOST_STUDENT_STEPS:
         raise ValueError(f"--steps is {args.steps}; a student takes 1 to {MOST_STUDENT_STEPS}")
     if args.cfg_scale is not None and not math.isfinite(args.cfg_scale):

@@ -16,7 +16,7 @@ from latte.train.data import content_digests
 from latte.train.data.content_digests import ContentDigests
 from latte.train.data.folders import open_clips
 from latte.train.data.video_list import open_video_list
-from latte.weights.folder import MANIFEST, write_manifest
+from latte.weights.manifest import MANIFEST, write_manifest
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_digests_are_cached_until_the_content_changes(tmp_path, monkeypatch):
 
     first = digests()
     assert digests() == first and len(read) == 3  # newly written files may change within the same clock tick
-    monkeypatch.setattr("latte.weights.tensors.CLOCK_TICK", -1)
+    monkeypatch.setattr("latte.weights.manifest.CLOCK_TICK", -1)
     digests()
     assert digests() == first and read == []
     change(root / "a.mp4")
@@ -107,7 +107,7 @@ def test_a_prepared_list_records_content_digests(vae, videos, tmp_path):
 
 def test_resuming_does_not_read_all_data_again(videos, tmp_path, monkeypatch):
     """A video is read again only if it was written to."""
-    monkeypatch.setattr("latte.weights.tensors.CLOCK_TICK", -1)
+    monkeypatch.setattr("latte.weights.manifest.CLOCK_TICK", -1)
     config = small("x", f"data={videos}")
     first = open_clips(config).fingerprint
     monkeypatch.setattr(content_digests, "digest", lambda path: pytest.fail(f"{path} was read again"))

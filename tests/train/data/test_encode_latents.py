@@ -29,8 +29,7 @@ from latte.train.loop import train
 from latte.train.presets import PRESETS
 from latte.video.write import write_video
 from latte.weights.convert_t2v import t2v_config
-from latte.weights.folder import digest_folder
-from latte.weights.tensors import digest
+from latte.weights.manifest import digest, digest_folder
 from latte.weights.vae_folder import load_vae
 
 
