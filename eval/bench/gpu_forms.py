@@ -3,8 +3,9 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 from torch import nn
 
@@ -81,6 +82,22 @@ def candidate(form: Form, network: nn.Module, weaker: nn.Module | None, dtype: s
     if form.recorded:
         set_up = partial(with_graphs, network, weaker)
     return Candidate(form.name, set_up, dtype, recorded=form.recorded)
+
+
+@contextmanager
+def both(form: SetUp, cache: SetUp, pipe: LattePipeline) -> Iterator[None]:
+    """Within this context, a pipeline has a form and follows the plan of a cache."""
+    with form(pipe), cache(pipe):
+        yield
+
+
+def recorded_caches(forms: Sequence[Candidate], caches: Sequence[Candidate]) -> list[Candidate]:
+    """Each cache once more in each form that records CUDA graphs, where a step costs the host least."""
+    graphs = [form for form in forms if form.recorded]
+    return [
+        replace(form, name=f"{cache.name}, {form.name}", set_up=partial(both, form.set_up, cache.set_up))
+        for cache, form in product(caches, graphs)
+    ]
 
 
 def changed(pipe: LattePipeline, dtype: str, packed: bool, float8: bool) -> nn.Module:

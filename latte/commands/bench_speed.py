@@ -18,7 +18,7 @@ from latte.commands.sampling_options import call_settings, open_pipeline
 from latte.device import usable_device
 from latte.eval.bench.candidates import caches, exact_candidates
 from latte.eval.bench.forward_speed import measure_forward
-from latte.eval.bench.gpu_forms import gpu_candidates
+from latte.eval.bench.gpu_forms import gpu_candidates, recorded_caches
 from latte.eval.bench.pab_cost import parse_ranges
 from latte.eval.bench.peer import Peer, peers
 from latte.eval.bench.sampling_speed import job_of, measure_sampling, why_no_peer
@@ -81,7 +81,8 @@ def measure_speed(args: argparse.Namespace) -> dict[str, Any]:
         if "sampling" in args.parts:
             frames, size = sizes[0]
             ranges = PAB_RANGES[pipe.takes_prompts] if args.ranges is None else args.ranges
-            listed = [*forms, *caches(ranges, args.plans, dtypes[0])]
+            inexact = caches(ranges, args.plans, dtypes[0])
+            listed = [*forms, *inexact, *recorded_caches(forms, inexact)]
             shape = {"num_frames": frames, "height": size, "width": size}
             make = lambda count: job_of(pipe, count, shape, args.text_tokens[0], settings, args.exam)
             job, first = make(args.num_videos), make(settings["batch_size"])

@@ -11,9 +11,9 @@ from recorded_graph import record
 from latte import conditioning
 from latte.cli import main
 from latte.eval.bench import gpu_forms
-from latte.eval.bench.candidates import exact_candidates
+from latte.eval.bench.candidates import caches, exact_candidates
 from latte.eval.bench.forward_speed import measure_forward
-from latte.eval.bench.gpu_forms import GPU_FORMS, gpu_candidates
+from latte.eval.bench.gpu_forms import GPU_FORMS, gpu_candidates, recorded_caches
 from latte.eval.bench.sampling_speed import job_of, measure_sampling
 from latte.fast.float8_products import Float8Linear
 from latte.fast.graph_run import GraphRun
@@ -78,6 +78,21 @@ def test_sampling_compares_them_too(as_on_cuda, monkeypatch):
     packed, graphs, eight, both = (rows[form.name] for form in GPU_FORMS.values())
     assert len(rows) == 6 and graphs["error"] == packed["error"] == rows["fast"]["error"]
     assert eight["error"] == both["error"] > 1e-3 and eight["psnr"] < rows["fast"]["psnr"]
+
+
+def test_caches_are_sampled_in_graphs_too(as_on_cuda, monkeypatch):
+    pipe = awake_pipeline(3)
+    settings = dict(num_inference_steps="6", guidance_scale=4.0, eta=0.0, seed=0, batch_size=2)
+    job = job_of(pipe, 2, {}, 0, settings, exam=False)
+    forms = exact_candidates(pipe, ["float32"], False) + forms_of(pipe, monkeypatch, forms=["packed", "graphs"])
+    inexact = caches(["2/3"], ["network:3"], "float32")
+    both = recorded_caches(forms, inexact)
+    assert [each.name for each in both] == [f"{each.name}, {GPU_FORMS['graphs'].name}" for each in inexact]
+    rows = measure_sampling(job, job, [*forms, *inexact, *both], [], 1, None)["rows"]
+    for cache, recorded in zip(inexact, both):
+        assert rows[recorded.name]["error"] == pytest.approx(rows[cache.name]["error"], rel=1e-3) and recorded.recorded
+        assert rows[recorded.name]["error"] > 1e-3  # so it is the cache's
+    assert not pipe.cuda_graphs and len(as_on_cuda) >= 3
 
 
 def test_the_weaker_network_of_autoguidance_is_packed_in_graphs_alone(as_on_cuda, monkeypatch):
