@@ -28,7 +28,7 @@ from latte.train.objectives.denoising import Denoising
 from latte.train.optimizer import make_optimizer
 from latte.train.parallel import FixedPointGradients, Loss, ReplicatedGradients, ShardedGradients
 from latte.train.power_average import LENGTHS, update_power_average
-from latte.train.precision import check_precision, keep_in_float32
+from latte.train.precision import COMPUTE_DTYPES, check_precision, keep_in_float32
 from latte.train.previews import preview, sample_videos
 from latte.train.run_card import last_scores
 from latte.train.snapshots import average_name, save_snapshot
@@ -84,6 +84,8 @@ class Run:
             parallel.shard(network, meshes[1])
         if config.fast and is_enabled() and not config.compile:
             training_blocks.attach(self.network)
+            for teacher in self.objective.teachers if isinstance(self.objective, Denoising) else ():
+                training_blocks.attach_frozen(teacher, COMPUTE_DTYPES[config.precision] != torch.float32)
         if meshes and config.sequence_parallel > 1:
             parallel.share_clips(self.network, meshes[0])
         keep_in_float32(self.network)

@@ -75,6 +75,13 @@ class Denoising(ABC):
             self.distillation = DISTILLATIONS[config.distillation](config, teacher, weaker)
             self.schedule = self.distillation.schedule
 
+    @property
+    def teachers(self) -> list[nn.Module]:
+        """The networks that a student learns from: the teacher, and the weaker model that it is guided away from."""
+        if self.distillation is None:
+            return []
+        return [network for network in (self.distillation.teacher, self.distillation.weaker) if network is not None]
+
     @abstractmethod
     def teacher_network(self, path: Path) -> nn.Module:
         """Read the model of config.teacher, called like `network`'s. Raises ValueError if it does not fit the data."""

@@ -14,10 +14,13 @@ from students import KINDS, student_of, teacher_folder
 from latte import LattePipeline
 from latte.diffusion.consistency import predicted_clean, teacher_schedule
 from latte.diffusion.schedule import flow_schedule, linear_schedule
+from latte.fast import training_blocks
 from latte.files import read_json, write_json
+from latte.models.denoiser import denoiser_of
 from latte.models.latte import Latte
 from latte.scheduler import Scheduler
 from latte.train.data.latents import open_data
+from latte.train.metrics import read_lines
 from latte.train.objectives import objective
 from latte.train.objectives.consistency_distillation import Consistency
 from latte.train.objectives.distillation import student_scheduler
@@ -53,6 +56,26 @@ def test_a_resumed_student_is_bit_exact_and_sampled_in_its_steps(kind, vae, teac
     again = LattePipeline.from_pretrained(tmp_path / "saved")
     assert again.scheduler == pipe.scheduler == student_scheduler(4, pipe.transformer.config.prediction)
     assert again.sampling == pipe.sampling
+
+
+@pytest.mark.parametrize("kind", ["classes", "text"])
+def test_a_fast_teacher_teaches_the_same(kind, vae, teachers, tmp_path, monkeypatch):
+    """In float32 it computes as in inference, under autocast as in training; without `fast` as it is written."""
+    attach, replaced = training_blocks.attach_frozen, []
+
+    def record(network, autocast):
+        attach(network, autocast)
+        denoiser = denoiser_of(network)
+        replaced.append(("through_blocks" in vars(denoiser), "forward" in vars(denoiser.blocks[0])))
+
+    monkeypatch.setattr(training_blocks, "attach_frozen", record)
+    losses = {}
+    for words in ("precision=fp32", "precision=bf16", "fast=false"):
+        run(student_of(kind, vae, teachers(kind), "steps=1", words), tmp_path / words)
+        losses[words] = read_lines(tmp_path / words / "metrics.jsonl")[0]["loss"]
+    assert replaced == [(True, False), (False, True)]
+    assert losses["precision=fp32"] == pytest.approx(losses["fast=false"], rel=1e-4)
+    assert losses["precision=bf16"] == pytest.approx(losses["fast=false"], rel=0.1)
 
 
 @pytest.fixture
