@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from latte.sampling_settings import Guidance, Sampling
-from latte.weights.find import is_text_pipeline
+from latte.weights.find_models import is_text_pipeline
 from latte.weights.hub import find_pipeline
 from latte.weights.load import load_model
 from latte.weights.published import readers

@@ -22,7 +22,7 @@ from latte.plans.layer_cache import LayerCache
 from latte.plans.records import Plan
 from latte.sampling_settings import Guidance
 from latte.scheduler import usual_scheduler
-from latte.weights.find import WEAKER, find_model, model_root, own_vae
+from latte.weights.find_models import WEAKER, find_model, model_root, own_vae
 from latte.weights.hub import find_vae
 from latte.weights.latte_folder import CLASSES_FILE, save_latte
 from latte.weights.load import load_model

@@ -8,7 +8,7 @@ from torch import nn
 
 from latte.conditioning import Conditioning
 from latte.sampling_settings import Sampling
-from latte.weights.find import WEAKER
+from latte.weights.find_models import WEAKER
 
 
 class ConfigTable(Mapping[str, Any]):

@@ -18,7 +18,7 @@ from latte.sampling_settings import Sampling
 from latte.scheduler import Scheduler
 from latte.text.tokenizer import Tokenizer
 from latte.text_conditioning import TextConditioning, read_text_parts
-from latte.weights.find import WEAKER, find_model, is_text_pipeline, model_root
+from latte.weights.find_models import WEAKER, find_model, is_text_pipeline, model_root
 from latte.weights.hub import find_file, find_pipeline, upload
 from latte.weights.model_card import CARD, ModelCard, card_on_hub, card_text
 

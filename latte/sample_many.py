@@ -44,7 +44,7 @@ from latte.sample_record import (
 )
 from latte.video.read import read_video
 from latte.video.write import write_video
-from latte.weights.find import WEAKER
+from latte.weights.find_models import WEAKER
 from latte.weights.manifest import digest
 
 LOCKS = ".locks"  # byte 0 locks the record, byte 1 + i the unit whose first video is i

@@ -26,7 +26,7 @@ from latte.sampling_settings import Guidance
 from latte.text.caption import dropped_words
 from latte.text.embed import MAX_LENGTH, Text, check_texts, embed, kept, masked
 from latte.weights.eight_bits import in_eight_bits
-from latte.weights.find import PARTS, WEAKER, model_root
+from latte.weights.find_models import PARTS, WEAKER, model_root
 from latte.weights.hub import find_vae
 from latte.weights.published import readers
 from latte.weights.published_export import save_published

@@ -150,7 +150,7 @@ loaded()
     "former, name, home",
     [
         ("caption", "clean", "text.caption"),
-        ("checkpoint", "BUNDLED", "weights.load"),
+        ("checkpoint", "BUNDLED", "weights.shared_parts"),
         ("checkpoint", "load_model", "weights.load"),
         ("convert", "state_for_original", "weights.convert_latte"),
     ],

@@ -21,7 +21,7 @@ from latte.train.objectives.denoising import Denoising
 from latte.train.objectives.distillation import student_scheduler
 from latte.train.objectives.text_to_video import TextConditional
 from latte.train.run_card import run_card
-from latte.weights.find import STEPS_FILE
+from latte.weights.find_models import STEPS_FILE
 from latte.weights.folder import write_network
 from latte.weights.latte_folder import CLASSES_FILE
 from latte.weights.manifest import CONFIG, damage, digest_folder

@@ -11,7 +11,7 @@ from latte.train.objectives.denoising import Denoising
 from latte.train.parallel import micro_batches
 from latte.train.run import Run
 from latte.train.run_card import use_command
-from latte.weights.find import CHECKPOINTS, FINAL
+from latte.weights.find_models import CHECKPOINTS, FINAL
 
 TRAINED = {"latte": "a Latte", "t2v": "a text-to-video Latte", "vae": "a VAE", "features": "a feature network"}
 

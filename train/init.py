@@ -23,7 +23,7 @@ from latte.models.latte_t2v import LatteT2V, LatteT2VConfig, TextToVideo
 from latte.train.resized_patches import EMBED, FINAL, resize_patch_layers
 from latte.weights.convert_latte import MARKER, TEMPORAL, original_config, original_state, shape_of, unwrap
 from latte.weights.convert_t2v import OUTSIDE, PIXART, pixart_state, t2v_config, t2v_state
-from latte.weights.find import find_model, is_checkpoint, is_text_pipeline, model_root
+from latte.weights.find_models import find_model, is_checkpoint, is_text_pipeline, model_root
 from latte.weights.folder import read_config
 from latte.weights.latte_folder import CLASSES_FILE
 from latte.weights.load import load_model

@@ -34,7 +34,7 @@ from latte.train.run_card import last_scores
 from latte.train.snapshots import average_name, save_snapshot
 from latte.train.step import StepHistory, optimizer_step, update_ema
 from latte.train.watch import SAMPLES, write_grid
-from latte.weights.find import FINAL
+from latte.weights.find_models import FINAL
 
 FIRST_LOSS_SCALE = 2.0**14  # with fp16
 MAX_FAILED_SAVES = 3  # in a row

@@ -18,7 +18,7 @@ from latte.train.metrics import METRICS_FILE, parse_lines
 from latte.train.objectives import Objective
 from latte.train.presets import PRESETS
 from latte.train.settings import default_of
-from latte.weights.find import FINAL
+from latte.weights.find_models import FINAL
 from latte.weights.model_card import HERE, ModelCard
 
 ALWAYS = ("steps", "global_batch_size", "learning_rate", "precision", "seed")  # settings that are always shown

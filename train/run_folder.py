@@ -15,7 +15,7 @@ from latte.train.resolve import resolve
 from latte.train.snapshots import AVERAGES
 from latte.train.trackers import TENSORBOARD, TRACKED_FILE
 from latte.train.watch import SAMPLES
-from latte.weights.find import CHECKPOINTS, COMPANIONS, FINAL
+from latte.weights.find_models import CHECKPOINTS, COMPANIONS, FINAL
 
 SETTINGS_FILE = "config.yaml"
 FAILED_VIDEOS = "failed.txt"  # lists the videos that could not be read, and why

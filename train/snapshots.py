@@ -21,7 +21,7 @@ from latte.folder_tree import copy_files
 from latte.train.checkpoint import load_tensors, remove_leftovers, step_of
 from latte.train.export import TEXT_PARTS
 from latte.train.power_average import mixture
-from latte.weights.find import COMPANIONS, STEPS_FILE
+from latte.weights.find_models import COMPANIONS, STEPS_FILE
 from latte.weights.latte_folder import CLASSES_FILE
 from latte.weights.manifest import CONFIG, MANIFEST, WEIGHTS, damage, digest_folder, write_manifest
 from latte.weights.tensors import cast, write_tensors

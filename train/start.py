@@ -22,7 +22,7 @@ from latte.train.presets import PRESETS
 from latte.train.resolve import read_settings
 from latte.train.run_folder import SETTINGS_FILE, check_unused
 from latte.train.trackers import require_packages
-from latte.weights.find import FINAL, find_model
+from latte.weights.find_models import FINAL, find_model
 from latte.weights.hub import NAME
 from latte.weights.tensors import CheckpointError
 

@@ -17,7 +17,7 @@ from latte.train.resolve import read_settings, with_changes
 from latte.train.run_folder import SETTINGS_FILE
 from latte.train.settings import require
 from latte.weights.convert_t2v import t2v_config
-from latte.weights.find import FINAL, bundled_models, is_checkpoint, is_text_pipeline, model_root, own_vae
+from latte.weights.find_models import FINAL, bundled_models, is_checkpoint, is_text_pipeline, model_root, own_vae
 from latte.weights.folder import read_config
 from latte.weights.hub import find_pipeline
 from latte.weights.load import load_model

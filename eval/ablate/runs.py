@@ -29,7 +29,7 @@ from latte.train.data.latent_files import latent_settings
 from latte.train.metrics import METRICS_FILE, read_lines
 from latte.train.resolve import resolve
 from latte.train.snapshots import make_average
-from latte.weights.find import FINAL
+from latte.weights.find_models import FINAL
 
 ABOUT, BASE, LOG = "ablation.json", "base.yaml", "train.log"
 MEASUREMENTS = "measurements.json"  # in a run folder: measurements of the trained model

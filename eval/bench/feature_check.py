@@ -14,7 +14,7 @@ from latte.shapes.corruptions import CORRUPTIONS, corrupted
 from latte.shapes.draw import ShapeClip, make_clip
 from latte.train.objectives.shape_recognition import clip_targets
 from latte.video.pixels import from_uint8
-from latte.weights.find import find_model
+from latte.weights.find_models import find_model
 from latte.weights.manifest import WEIGHTS, digest
 
 STRENGTHS = tuple(round(0.1 * i, 1) for i in range(1, 11))  # of each corruption

@@ -25,7 +25,7 @@ from latte.train.objectives.token_routing import route, routed, staying
 from latte.train.parallel import micro_batches
 from latte.train.precision import COMPUTE_DTYPES
 from latte.train.run import Run
-from latte.weights.find import find_model
+from latte.weights.find_models import find_model
 from latte.weights.tensors import CheckpointError
 from latte.weights.vae_folder import save_vae
 

@@ -15,7 +15,7 @@ from latte.device import device_name
 from latte.eval.features import Detector, batched
 from latte.eval.networks.shape_features_config import GROUPS, ShapeFeaturesConfig
 from latte.video.pixels import expect_videos, from_uint8, slice_by_slice
-from latte.weights.find import find_model
+from latte.weights.find_models import find_model
 from latte.weights.folder import read_config
 from latte.weights.manifest import WEIGHTS, digest
 from latte.weights.tensors import load_strictly, read_tensors

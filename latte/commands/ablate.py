@@ -21,7 +21,7 @@ from latte.files import prefix_errors
 from latte.train.base_config import TrainConfig
 from latte.train.data.folders import open_clips
 from latte.train.resolve import resolve
-from latte.weights.find import find_model
+from latte.weights.find_models import find_model
 from latte.weights.vae_folder import load_vae
 
 

@@ -22,7 +22,7 @@ from latte.train.data.layouts import find_any_videos
 from latte.train.data.video_list import VIDEO_LIST, open_video_list
 from latte.train.precision import choose_precision
 from latte.train.resolve import resolve
-from latte.weights.find import find_model
+from latte.weights.find_models import find_model
 from latte.weights.folder import read_config
 from latte.weights.manifest import CONFIG
 from latte.weights.tensors import DTYPES, CheckpointError

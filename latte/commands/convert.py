@@ -13,7 +13,7 @@ from latte.files import read_json, replacing
 from latte.models.latte import Latte
 from latte.pipeline import LattePipeline
 from latte.weights.convert_latte import state_for_original
-from latte.weights.find import STEPS_FILE, WEAKER, bundled_models, is_text_pipeline, model_root, own_vae
+from latte.weights.find_models import STEPS_FILE, WEAKER, bundled_models, is_text_pipeline, model_root, own_vae
 from latte.weights.folder import check_replaceable
 from latte.weights.hub import find_pipeline
 from latte.weights.latte_folder import CLASSES_FILE, save_latte

@@ -40,7 +40,7 @@ from latte.video.formats import PICTURE_SUFFIXES, video_kind
 from latte.video.frame_folders import list_pictures
 from latte.video.inspect import inspect_video
 from latte.video.page import PAGE_FILE, is_page
-from latte.weights.find import (
+from latte.weights.find_models import (
     CHECKPOINTS,
     FINAL,
     is_checkpoint,

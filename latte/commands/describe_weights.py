@@ -7,7 +7,7 @@ from pathlib import Path
 from latte.arguments import in_units
 from latte.eval.tensor_files import holds_video_tensors, stored_shapes
 from latte.files import read_json, refuse_pointer
-from latte.weights.find import PARTS, WEAKER, is_checkpoint
+from latte.weights.find_models import PARTS, WEAKER, is_checkpoint
 from latte.weights.manifest import CONFIG, weight_files
 from latte.weights.manifest import WEIGHTS as MODEL
 from latte.weights.scaled_weights import WEIGHT_SCALES

@@ -39,7 +39,7 @@ from latte.processes import Ranks, local_device, processes
 from latte.train.data.video_list import read_list_head
 from latte.train.student import data_settings
 from latte.video.formats import STREAM_SUFFIXES
-from latte.weights.find import bundled_models, is_model_folder, is_text_pipeline
+from latte.weights.find_models import bundled_models, is_model_folder, is_text_pipeline
 from latte.weights.hub import find_pipeline, find_vae
 from latte.weights.vae_folder import is_vae
 

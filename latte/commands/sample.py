@@ -35,7 +35,7 @@ from latte.sample_many import RECORD, sample_many
 from latte.sampling_settings import WORDS
 from latte.video.page import GRID_FILE, PAGE_FILE, SHEET_FILE, contact_sheet, is_page, tile, write_page
 from latte.video.write import write_video
-from latte.weights.find import bundled_models
+from latte.weights.find_models import bundled_models
 from latte.weights.manifest import digest
 
 SAMPLES = "samples"  # the folder by default

@@ -14,7 +14,7 @@ from latte.sampling_settings import Guidance, set_words
 from latte.scheduler import Scheduler
 from latte.text.tokenizer import Tokenizer
 from latte.train.precision import SLOW, slowdown
-from latte.weights.find import WEAKER, is_text_pipeline, own_vae, weaker_folder
+from latte.weights.find_models import WEAKER, is_text_pipeline, own_vae, weaker_folder
 from latte.weights.hub import find_pipeline, find_vae
 from latte.weights.load import weights_file
 from latte.weights.manifest import digest

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from latte.files import CheckpointError
-from latte.weights.find import PARTS, bundled_models, find_model, nearest_path
+from latte.weights.find_models import PARTS, bundled_models, find_model, nearest_path
 from latte.weights.manifest import CONFIG
 from latte.weights.shared_parts import part_folder
 from latte.weights.state_files import ENDS, STEMS, variant_of

@@ -12,7 +12,7 @@ from latte.models.latte import Latte
 from latte.models.vae import VideoVAE
 from latte.sampling_settings import Sampling
 from latte.scheduler import Scheduler
-from latte.weights.find import WEAKER
+from latte.weights.find_models import WEAKER
 from latte.weights.folder import check_replaceable, refuse_leftovers, write_network
 from latte.weights.published import save_scheduler
 from latte.weights.sampling_defaults import SAMPLING_FILE, save_sampling

@@ -7,7 +7,7 @@ import torch
 from latte.files import CheckpointError, prefix_errors, read_json
 from latte.models.latte import Latte, LatteConfig
 from latte.weights.convert_latte import original_config, original_state, unwrap
-from latte.weights.find import EMA, find_model, is_checkpoint, is_text_pipeline
+from latte.weights.find_models import EMA, find_model, is_checkpoint, is_text_pipeline
 from latte.weights.folder import make_network, read_config, save_folder
 from latte.weights.manifest import CONFIG, WEIGHTS
 from latte.weights.state_files import state_files, variant_of

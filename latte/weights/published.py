@@ -17,7 +17,7 @@ from latte.scheduler import Scheduler
 from latte.text.tokenizer import Tokenizer
 from latte.weights.convert_t2v import T5_DECODER, t2v_config, t2v_state, t5_state
 from latte.weights.eight_bits import in_eight_bits, rows_in_eight_bits
-from latte.weights.find import EMA, STEPS_FILE, WEAKER, is_checkpoint, model_root, own_vae
+from latte.weights.find_models import EMA, STEPS_FILE, WEAKER, is_checkpoint, model_root, own_vae
 from latte.weights.folder import make_network, read_config
 from latte.weights.load import weights_file
 from latte.weights.manifest import CONFIG

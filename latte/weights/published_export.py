@@ -16,7 +16,7 @@ from latte.sampling_settings import Sampling
 from latte.scheduler import PUBLISHED, Scheduler
 from latte.text.tokenizer import VOCABULARY_FILE, Tokenizer
 from latte.weights.convert_t2v import FIXED, t2v_state_for_diffusers, t5_state_for_transformers
-from latte.weights.find import PARTS, WEAKER
+from latte.weights.find_models import PARTS, WEAKER
 from latte.weights.folder import weights_name
 from latte.weights.manifest import CONFIG, MANIFEST, read_manifest, write_manifest
 from latte.weights.published import SCHEDULER_FILE, TEMPORAL_VAE, cast_weight, networks_of

@@ -5,7 +5,7 @@ from pathlib import Path
 from latte.files import CheckpointError, prefix_errors, read_json, write_json
 from latte.models.latte_config import LatteConfig
 from latte.sampling_settings import Guidance, Sampling, sampling_of
-from latte.weights.find import WEAKER, weaker_folder
+from latte.weights.find_models import WEAKER, weaker_folder
 
 SAMPLING_FILE = "sampling.json"
 TEXT_GUIDANCE = 7.5  # guidance scale of text-to-video models, as in Latte-1's configuration

@@ -10,7 +10,7 @@ from torch import nn
 from latte.drafts import own_folder
 from latte.files import replacing_folder, write_json
 from latte.sampling_settings import Sampling
-from latte.weights.find import PARTS, WEAKER, model_root, own_vae
+from latte.weights.find_models import PARTS, WEAKER, model_root, own_vae
 from latte.weights.folder import check_replaceable, refuse_leftovers, write_network
 from latte.weights.manifest import MANIFEST
 from latte.weights.published import TEMPORAL_VAE, networks_of, part_files, readers, save_scheduler

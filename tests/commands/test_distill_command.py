@@ -12,7 +12,7 @@ from latte.cli import main
 from latte.files import read_json, write_json
 from latte.models.latte import Latte, LatteConfig
 from latte.train.student import student_config
-from latte.weights.find import find_model
+from latte.weights.find_models import find_model
 from latte.weights.latte_folder import save_latte
 from latte.weights.load import load_model
 from latte.weights.vae_folder import load_vae

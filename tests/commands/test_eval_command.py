@@ -17,7 +17,7 @@ from latte.plans.plan_file import write_plan
 from latte.plans.rules import repeat
 from latte.shapes.draw import COLOURS, MOTIONS, SHAPES
 from latte.text.tokenizer import Tokenizer, train_vocabulary
-from latte.weights.find import find_model
+from latte.weights.find_models import find_model
 from latte.weights.load import save_model
 from latte.weights.manifest import digest
 
@@ -80,10 +80,10 @@ def test_bad_options_are_rejected_before_any_work(folder, tmp_path, capsys):
     (tmp_path / "file").touch()
     vae = ["--vae", "shapes-t2v/vae"]
     for model, words, say in (
-        ("nowhere", ["--out", str(tmp_path)], f"--out {tmp_path} is not a file"),
-        ("nowhere", ["--out", "/proc/x/scores.json"], "--out /proc/x/scores.json is not a file"),
-        ("nowhere", ["--out", str(tmp_path / "new.txt")], f"is not a .json file: name one, such as {tmp_path}/new.j"),
-        ("nowhere", ["--out", str(tmp_path / "file" / "scores.json")], "is not a file"),
+        ("shapes", ["--out", str(tmp_path)], f"--out {tmp_path} is not a file"),
+        ("shapes", ["--out", "/proc/x/scores.json"], "--out /proc/x/scores.json is not a file"),
+        ("shapes", ["--out", str(tmp_path / "new.txt")], f"is not a .json file: name one, such as {tmp_path}/new.j"),
+        ("shapes", ["--out", str(tmp_path / "file" / "scores.json")], "is not a file"),
         (str(folder), [*vae, "--num-videos", "0"], "--num-videos is 0"),
         (str(folder), [*vae, "--batch-size", "0"], "--batch-size is 0"),
         (str(folder), [], "no VAE to decode with: name its folder with --vae (in Python: vae"),

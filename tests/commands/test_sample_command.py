@@ -104,7 +104,7 @@ def values(words):
 
 
 def test_the_next_command_changes_only_the_seed_and_the_folder(tmp_path):
-    words = ["model", "--classes", "0", "left", "--steps", "20", "--num-videos", "1", "--cfg-scale", "2.5"]
+    words = ["shapes", "--classes", "0", "left", "--steps", "20", "--num-videos", "1", "--cfg-scale", "2.5"]
     words += ["--cfg-interval", "0", "900.5", "--plan", "network:9", "--dtype", "bfloat16", "--sampler", "ddim"]
     words += ["--eta", "0.5", "--seed", "6", "--guidance-method", "apg", "--guidance-options", "momentum=-0.5"]
     words += ["--fps", "12", "--vae", "a vae", "--device", "cpu"]

@@ -10,7 +10,7 @@ from latte.cli import main
 from latte.eval import compare_reconstructions, psnr, ssim
 from latte.shapes.draw import make_clip
 from latte.video.pixels import from_uint8, resize_and_crop, to_uint8
-from latte.weights.find import find_model
+from latte.weights.find_models import find_model
 from latte.weights.manifest import digest
 from latte.weights.vae_folder import load_vae
 

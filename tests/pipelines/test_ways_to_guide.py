@@ -1,5 +1,6 @@
 """Guidance methods in calls of both kinds of models: what they change, what they remember, and what they reject."""
 
+import copy
 import json
 import math
 from itertools import pairwise
@@ -142,25 +143,34 @@ def one_step(name, k, x, c, n, a, s, flow, before):
         w = inner(v, w) / inner(w, w) * w
         v = 0 * v if name == "zero-init" and k == 0 else w + 3 * (v - w)
         return (p * x - s * v) / (a * p + s * q), (q * x + a * v) / (a * p + s * q), None
-    eps = n + (1 + 2 * EXCESS[name](TIMES[k] / 1000)) * (c - n)
+    scale = 1 + 2 * EXCESS[name](TIMES[k] / 1000) if name in EXCESS else 3
+    eps = c if name == "interval" and not 100 <= TIMES[k] <= 800 else n + scale * (c - n)
     return clean(eps), eps, None
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["classes", "text", "flow"])
-@pytest.mark.parametrize("name", WAYS)
-def test_every_way_matches_a_reference_loop(name, kind):
-    """DDIM without fresh noise at unevenly spaced timesteps."""
+@pytest.mark.parametrize("away", ["negative", "weaker"])
+@pytest.mark.parametrize("name", [*WAYS, "interval", "constant"])
+def test_every_way_matches_a_reference_loop(name, away, kind):
+    """DDIM without fresh noise at unevenly spaced timesteps, away from the null condition or from a weaker model."""
     pipe, flow = pipeline(kind), kind == "flow"
-    start = torch.randn(2, 4, 3, 4, 4)
+    start, network = torch.randn(2, 4, 3, 4, 4), pipe.transformer
+    options = {"guidance_interval": (100, 800)} if name == "interval" else WAYS.get(name, {})
+    weaker = copy.deepcopy(network) if away == "weaker" else None
+    if weaker is not None:
+        for parameter in weaker.parameters():
+            parameter.mul_(0.9)
+        pipe.enable_autoguidance(weaker)
     with fast_paths(False):
-        found = latents(pipe, latents=start, timesteps=TIMES, **WAYS[name])
-    x, before, both = start.transpose(1, 2), 0, conditions(pipe).flatten(0, 1)
+        found = latents(pipe, latents=start, timesteps=TIMES, **options)
+    x, before, (shown, null) = start.transpose(1, 2), 0, conditions(pipe)
     levels = [*pipe.scheduler.training_schedule().alphas_cumprod[TIMES].tolist(), 1.0]
     factors = [(level**0.5, (1 - level) ** 0.5) for level in levels]
     for k, ((a, s), (a_next, s_next)) in enumerate(pairwise(factors)):
-        out = pipe.transformer(torch.cat([x, x]) / (a + s if flow else 1), torch.full((4,), TIMES[k]), both)[:, :, :4]
-        c, n = ((x + a * z) / (a + s) if flow else z for z in out.chunk(2))
+        given = (x / (a + s if flow else 1), torch.full((2,), TIMES[k]))
+        predictions = network(*given, shown), network(*given, null) if weaker is None else weaker(*given, shown)
+        c, n = ((x + a * z) / (a + s) if flow else z for z in (out[:, :, :4] for out in predictions))
         x0, eps, before = one_step(name, k, x, c, n, a, s, flow, before)
         x = a_next * x0 + s_next * eps
     assert relative_error(found.transpose(1, 2), x) < 1e-5

@@ -13,7 +13,7 @@ from latte.models.latte import Latte, LatteConfig
 from latte.shapes.clip_scores import score_clips
 from latte.shapes.draw import COLOURS, MOTIONS, SHAPES, coverage, make_clip
 from latte.shapes.examiner import count_objects, examine
-from latte.weights.find import find_model
+from latte.weights.find_models import find_model
 from latte.weights.vae_folder import load_vae
 
 CLIPS = [make_clip(5, i) for i in range(400)]  # training uses seed 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from latte.shapes.draw import COLOURS, make_clip
-from latte.weights.find import find_model
+from latte.weights.find_models import find_model
 from latte.weights.vae_folder import load_vae
 
 SIDE = 8  # latents along a frame

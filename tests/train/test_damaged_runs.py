@@ -15,8 +15,8 @@ from latte.files import read_json
 from latte.train import checkpoint, export
 from latte.train.curves import read_metrics
 from latte.train.metrics import read_lines, remove_lines_after
-from latte.weights import folder as model_folder
-from latte.weights.find import find_model
+from latte.weights import manifest
+from latte.weights.find_models import find_model
 
 
 @pytest.fixture(scope="module")
@@ -255,10 +255,10 @@ def test_an_intact_final_gives_no_warning(copied, recwarn):
 
 
 def test_a_model_is_verified_once(copied, monkeypatch):
-    read, real = [], model_folder.digest
-    monkeypatch.setattr(model_folder, "digest", lambda path: read.append(path) or real(path))
+    read, real = [], manifest.digest
+    monkeypatch.setattr(manifest, "digest", lambda path: read.append(path) or real(path))
     monkeypatch.setattr("latte.weights.manifest.CLOCK_TICK", 0)  # the copy is new
-    model_folder.digest_at.cache_clear()
+    manifest.digest_at.cache_clear()
     LattePipeline.from_pretrained(copied[1])
     assert len([path for path in read if path == copied[1] / "final/model.safetensors"]) == 1
 

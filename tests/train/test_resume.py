@@ -16,7 +16,7 @@ from latte.shapes.draw import make_clip
 from latte.train import checkpoint
 from latte.train.objectives import OBJECTIVES
 from latte.video.write import write_video
-from latte.weights.find import find_model
+from latte.weights.find_models import find_model
 from latte.weights.tensors import CheckpointError
 from latte.weights.vae_folder import load_vae, save_vae
 

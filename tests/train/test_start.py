@@ -21,7 +21,7 @@ from latte.train.presets import PRESETS
 from latte.train.resolve import read_settings, resolve
 from latte.train.run import Run
 from latte.train.run_folder import SETTINGS_FILE
-from latte.weights.find import FINAL, bundled_models
+from latte.weights.find_models import FINAL, bundled_models
 
 CPU = torch.device("cpu")
 

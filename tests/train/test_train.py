@@ -20,7 +20,7 @@ from latte.train.data.folders import open_clips
 from latte.train.objectives import OBJECTIVES
 from latte.train.resolve import resolve
 from latte.train.step import update_ema
-from latte.weights.find import find_model
+from latte.weights.find_models import find_model
 from latte.weights.vae_folder import load_vae
 
 

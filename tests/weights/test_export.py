@@ -19,7 +19,7 @@ from latte.models.vae_config import VAEConfig
 from latte.sampling_settings import Guidance, Sampling
 from latte.scheduler import PUBLISHED, Scheduler
 from latte.weights.eight_bits import in_eight_bits
-from latte.weights.find import PARTS
+from latte.weights.find_models import PARTS
 from latte.weights.manifest import CONFIG, damage
 from latte.weights.published import load_scheduler, load_t2v, load_t5, part_files, readers
 from latte.weights.published_export import MODEL_INDEX, save_published, scheduler_config, vae_config

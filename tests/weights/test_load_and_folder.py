@@ -11,9 +11,9 @@ from goldens import out_of, relative_error
 import latte
 from latte.files import replacing
 from latte.models.latte import Latte, LatteConfig
-from latte.weights import find
+from latte.weights import find_models
 from latte.weights.convert_latte import COMPUTED
-from latte.weights.find import find_model
+from latte.weights.find_models import find_model
 from latte.weights.load import load_model, save_model, weights_file
 from latte.weights.manifest import damage, write_manifest
 from latte.weights.tensors import CheckpointError, write_tensors
@@ -132,7 +132,7 @@ def test_which_weight_file_is_read(tiny, tmp_path):
 
 
 def test_bundled_models_are_found_by_name(tiny, tiny_vae, tmp_path, monkeypatch):
-    monkeypatch.setattr(find, "BUNDLED", tmp_path)
+    monkeypatch.setattr(find_models, "BUNDLED", tmp_path)
     save_model(tiny, tmp_path / "demo")
     save_vae(tiny_vae, tmp_path / "demo/vae")
     assert load_model("demo").config == tiny.config
@@ -141,7 +141,7 @@ def test_bundled_models_are_found_by_name(tiny, tiny_vae, tmp_path, monkeypatch)
     with pytest.warns(UserWarning, match="means the bundled model"):
         assert find_model("demo") == tmp_path / "demo"
     assert find_model("./demo") == Path("demo")
-    assert find.bundled_models() == {name: tmp_path / name for name in ("demo", "demo/vae")}
+    assert find_models.bundled_models() == {name: tmp_path / name for name in ("demo", "demo/vae")}
     for name, said in (("dem", ": did you mean demo?"), ("other", "; .* the name of a bundled model: demo")):
         with pytest.raises(CheckpointError, match=rf"^no model at {name}{said.replace('?', '.')}$"):
             load_model(name)
@@ -153,8 +153,10 @@ def test_model_folders_are_distinguished_from_video_folders(tiny, tmp_path):
     (tmp_path / "text/transformer/config.json").write_text("{}")
     (tmp_path / "videos").mkdir()
     for folder in (save_model(tiny, tmp_path / "model"), tmp_path / "run", tmp_path / "text"):
-        assert find.is_model_folder(folder)
-    assert not find.is_model_folder(tmp_path / "videos") and not find.is_model_folder(tmp_path / "nowhere")
+        assert find_models.is_model_folder(folder)
+    assert not find_models.is_model_folder(tmp_path / "videos") and not find_models.is_model_folder(
+        tmp_path / "nowhere"
+    )
 
 
 def test_two_processes_write_one_file(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from latte.cli import main
 from latte.eval.statistics import read_feature_set
 from latte.models.latte_t2v import LatteT2V
 from latte.weights.convert_latte import COMPUTED, state_for_original
-from latte.weights.find import find_model
+from latte.weights.find_models import find_model
 from latte.weights.folder import read_config, save_folder
 from latte.weights.load import load_model, save_model
 from latte.weights.manifest import damage

@@ -10,7 +10,7 @@ from latte import LattePipeline
 from latte.cli import main
 from latte.models.latte import Latte, LatteConfig
 from latte.train.student import student_config
-from latte.weights.find import find_model
+from latte.weights.find_models import find_model
 from latte.weights.load import save_model
 from latte.weights.manifest import digest_folder
 from latte.weights.shared_parts import BUNDLED, SHARED_FILE, part_folder, shared_parts

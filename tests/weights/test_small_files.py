@@ -20,7 +20,7 @@ from latte.text.tokenizer import Tokenizer
 from latte.weights import arrays, convert_latte, tensors
 from latte.weights.arrays import read_arrays
 from latte.weights.convert_latte import state_for_original
-from latte.weights.find import find_model, own_vae
+from latte.weights.find_models import find_model, own_vae
 from latte.weights.load import load_model, save_model
 from latte.weights.manifest import MANIFEST
 from latte.weights.published import load_scheduler, load_t5, state_files

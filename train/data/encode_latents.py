@@ -32,7 +32,7 @@ from latte.train.data.latent_files import (
     open_latent_folder,
     write_latent_index,
 )
-from latte.weights.find import find_model
+from latte.weights.find_models import find_model
 from latte.weights.manifest import digest, digest_folder
 from latte.weights.tensors import write_tensors
 from latte.weights.vae_folder import load_vae

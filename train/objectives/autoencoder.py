@@ -14,7 +14,7 @@ from latte.train.checkpoint import latest
 from latte.train.data.batches import Batches
 from latte.train.data.clip_order import Draw
 from latte.train.data.clips import Clips
-from latte.weights.find import find_model
+from latte.weights.find_models import find_model
 from latte.weights.folder import read_config
 from latte.weights.tensors import load_strictly
 from latte.weights.vae_folder import load_vae

@@ -10,7 +10,7 @@ from latte.models.latte import Latte, LatteConfig
 from latte.train.init import init_latte
 from latte.train.objectives.denoising import Denoising
 from latte.train.settings import require
-from latte.weights.find import weaker_folder
+from latte.weights.find_models import weaker_folder
 from latte.weights.latte_folder import CLASSES_FILE
 from latte.weights.load import load_model
 

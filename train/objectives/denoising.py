@@ -24,7 +24,7 @@ from latte.train.objectives.moment_matching import MomentMatching
 from latte.train.objectives.self_alignment import add_head
 from latte.train.precision import keep_in_float32
 from latte.train.settings import require
-from latte.weights.find import WEAKER, find_model
+from latte.weights.find_models import WEAKER, find_model
 from latte.weights.manifest import digest_folder
 from latte.weights.vae_folder import load_vae
 

@@ -17,7 +17,7 @@ from latte.scheduler import Scheduler
 from latte.train.config import LatentTrainConfig
 from latte.train.data.clip_order import Draw
 from latte.train.precision import keep_in_float32
-from latte.weights.find import WEAKER, find_model, is_text_pipeline, model_root, weaker_folder
+from latte.weights.find_models import WEAKER, find_model, is_text_pipeline, model_root, weaker_folder
 from latte.weights.load import weights_file
 from latte.weights.manifest import digest
 from latte.weights.published import load_scheduler, part_files

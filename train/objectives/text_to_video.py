@@ -17,7 +17,7 @@ from latte.train.data.clips import TrainingData
 from latte.train.data.latent_files import CAPTION, EMPTY, LatentFolder
 from latte.train.init import has_text_encoder, init_t2v, init_transformer
 from latte.train.objectives.denoising import Denoising
-from latte.weights.find import WEAKER, find_model, is_text_pipeline, model_root
+from latte.weights.find_models import WEAKER, find_model, is_text_pipeline, model_root
 from latte.weights.published import readers
 from latte.weights.shared_parts import part_folder
 

@@ -7,7 +7,7 @@ from latte.commands.options.choices import STORED_DTYPES
 from latte.commands.options.sampling import NO_AUTOGUIDANCE
 from latte.commands.parser import Parser, add_download_option, check_model
 from latte.models.latte_config import SIZES, VARIANTS
-from latte.weights.find import bundled_models, find_model, nearest_path
+from latte.weights.find_models import bundled_models, find_model, nearest_path
 
 FORMATS = ("latte", "original", "diffusers")
 

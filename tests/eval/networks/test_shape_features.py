@@ -30,7 +30,7 @@ from latte.train.objectives.shape_recognition import clip_targets
 from latte.train.previews import preview
 from latte.train.resolve import resolve
 from latte.video.pixels import from_uint8
-from latte.weights.load import BUNDLED
+from latte.weights.shared_parts import BUNDLED
 from latte.weights.tensors import CheckpointError
 
 
