@@ -10,17 +10,26 @@ from latte.train.config import (
     VAETrainConfig,
 )
 
-# the small VAE of shapes-t2v: 8x downsampling, 4 channels, and few features at high resolution
+# a small VAE with 8x downsampling and few features at high resolution: its latents hold colours and outlines apart
 SHAPES_VAE = VAETrainConfig(
-    model={"block_out_channels": [16, 32, 64, 64], "layers_per_block": 1, "norm_num_groups": 8},
+    model={
+        **{"block_out_channels": [16, 32, 64, 64], "layers_per_block": 1, "norm_num_groups": 8},
+        "latent_channels": 6,  # three of a thumbnail, three of details
+    },
     num_frames=1,
     clips=20000,
-    steps=3600,
-    learning_rate=1.5e-3,
+    global_batch_size=16,
+    steps=6000,
+    learning_rate=2e-3,
     warmup=100,
-    schedule="cosine",
+    schedule="trapezoid",
+    cooldown=0.4,
+    cooldown_shape="sqrt",
     kl_weight=1e-3,
-    ema_decay=0.999,
+    thumbnail_weight=0.1,
+    thumbnail_scale=3.0,
+    detail_scale=9.0,
+    ema_decay=0.998,
     precision=AUTO,
 )
 # a small class-conditional Latte on the shapes, trained by AdamW as the paper's; ablations start from it
@@ -56,21 +65,30 @@ SHAPES = replace(
     sample_guidance=2.5,
     sample_settings={"guidance_interval": [400, 1000], "num_inference_steps": 100, "eta": 1.0},
 )
-# a small text-to-video model of the shapes; the bundled one took four training runs, all in docs/log/text-model.md
+# the bundled text-to-video model of the shapes
 SHAPES_T2V = T2VTrainConfig(
-    vae="shapes-t2v/vae",
-    model={"num_layers": 4, "num_attention_heads": 6, "attention_head_dim": 32, "patch_size": 4, "prediction": "v"},
+    vae="shapes/vae",
+    model={
+        **{"num_layers": 4, "num_attention_heads": 6, "attention_head_dim": 32, "patch_size": 4},
+        **{"prediction": "v", "self_condition": True},
+    },
     text_encoder={"d_model": 96, "d_kv": 24, "d_ff": 192, "num_layers": 2, "num_heads": 4},
     sample_latents=False,
-    timestep_std=1.1,
-    timestep_mean=-0.2,
-    steps=24000,
-    learning_rate=1.5e-3,
-    warmup=200,
-    schedule="cosine",
-    ema_decay=0.999,
+    clips=24576,
+    global_batch_size=64,
+    timestep_std=1.2,
+    timestep_mean=0.0,
+    steps=8500,
+    optimizer="muon",
+    learning_rate=2e-3,
+    warmup=100,
+    schedule="trapezoid",
+    cooldown=0.3,
+    cooldown_shape="sqrt",
+    ema_decay=0.998,
     precision=AUTO,
-    sample_guidance=2.0,
+    sample_guidance=1.4,
+    sample_settings={"num_inference_steps": 50, "eta": 1.0},
 )
 # the included feature network of the shapes distance (latte.eval.networks.shape_features)
 SHAPES_FEATURES = FeaturesTrainConfig(
@@ -116,13 +134,26 @@ UCF101 = replace(
     clip_from=100_000,
     log_every=50,
 )
-FOLDER_VAE = replace(SHAPES_VAE, data="videos", flip=True, kl_weight=1e-4, steps=3000)
+FOLDER_VAE = VAETrainConfig(
+    data="videos",
+    flip=True,
+    model={"block_out_channels": [16, 32, 64, 64], "layers_per_block": 1, "norm_num_groups": 8},
+    num_frames=1,
+    clips=20000,
+    steps=3000,
+    learning_rate=1.5e-3,
+    warmup=100,
+    schedule="cosine",
+    kl_weight=1e-4,
+    ema_decay=0.999,
+    precision=AUTO,
+)
 # the VAE of the next one: 32x downsampling, as FAR's
 UCF101_VAE = replace(
     FOLDER_VAE,
     data="data/ucf101",
     image_size=256,
-    model={**SHAPES_VAE.model, "block_out_channels": [64, 128, 256, 256, 512, 512], "latent_channels": 32},
+    model={**FOLDER_VAE.model, "block_out_channels": [64, 128, 256, 256, 512, 512], "latent_channels": 32},
     steps=200_000,
 )
 # not the paper's: Latte-XL with the recipe of FAR-XL (Gu, Mao & Shou 2025, arXiv 2503.19325; showlab/FAR,

@@ -17,7 +17,7 @@ from latte.train.config import SETTINGS, LatteTrainConfig
 from latte.train.data.folders import open_clips
 from latte.train.objectives import objective
 from latte.train.precision import autocast, check_precision, keep_in_float32
-from latte.train.presets import SHAPES_VAE
+from latte.train.presets import FOLDER_VAE
 from latte.train.resolve import resolve
 from latte.train.step import learning_rate
 
@@ -114,7 +114,7 @@ def test_configuration_files(tmp_path):
 
 
 def test_learning_rates():
-    config = SHAPES_VAE
+    config = FOLDER_VAE
     change = dict(steps=12, warmup=2, learning_rate=1.0)
     rates = [learning_rate(replace(config, **change), step) for step in range(12)]
     assert rates[:3] == [0.5, 1.0, 1.0] and rates[7] == pytest.approx(0.5) and rates[11] == pytest.approx(0.0245, 0.01)
@@ -123,7 +123,7 @@ def test_learning_rates():
 
 def test_the_trapezoid_schedule():
     """Written out for a warmup of 2 steps and a cooldown over the last 4 of 10."""
-    config = replace(SHAPES_VAE, schedule="trapezoid", steps=10, warmup=2, learning_rate=1.0, cooldown=0.4)
+    config = replace(FOLDER_VAE, schedule="trapezoid", steps=10, warmup=2, learning_rate=1.0, cooldown=0.4)
     rates = lambda config: [learning_rate(config, step) for step in range(config.steps)]
     assert rates(config) == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
     fast = [1 - 0.25**0.5, 1 - 0.5**0.5, 1 - 0.75**0.5]
