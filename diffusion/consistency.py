@@ -9,13 +9,12 @@ With a single phase, this is consistency distillation (Song et al. 2023, arXiv 2
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from latte.diffusion.loss import mean_per_sample
-from latte.diffusion.predictions import clean_of, factors, network_input, split_output
+from latte.diffusion.predictions import factors
 from latte.diffusion.schedule import Schedule, at, respace, spaced_timesteps
 
 
@@ -50,33 +49,6 @@ def student_share(schedule: Schedule, length: int) -> Tensor:
     last = torch.arange(len(schedule)) == ends
     share = s * (a_end * s_next - a_next * s_end) / (s_next * (a_end * s - a * s_end))
     return torch.where(last, 0.0, share)
-
-
-def predicted_clean(
-    model: Callable[..., Tensor], x: Tensor, index: Tensor, schedule: Schedule, prediction: str,
-    estimate: Tensor | None = None, **condition: Any,
-) -> Tensor:  # fmt: skip
-    """The clean latents that a network predicts.
-
-    Args:
-        model: (x, timesteps (b,), **condition) -> prediction and perhaps variance channels (b, f, c or 2c, h, w).
-        x: Noisy latents (b, f, c, h, w).
-        index: Steps of the schedule (b,).
-        schedule: The schedule that index refers to.
-        prediction: What the model predicts (latte.diffusion.predictions).
-        estimate: Clean latents that the model estimated before, shaped like x, for self-conditioning: they follow x on
-            the channel axis.
-        **condition: Further arguments of the model.
-
-    Returns:
-        Shaped like x.
-    """
-    a, s = factors(schedule, index, x)
-    given = network_input(prediction, x, a, s)
-    if estimate is not None:
-        given = torch.cat([given, estimate], 2)
-    out = model(given, schedule.timesteps.to(index.device)[index], **condition)
-    return clean_of(prediction, split_output(out.to(x.dtype), x.shape[2])[0], x, a, s)
 
 
 def consistency_loss(

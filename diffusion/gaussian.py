@@ -3,6 +3,8 @@
 Where a function takes an index, it is the step: one for the whole batch (int), or one per sample (b,).
 """
 
+import math
+
 from torch import Tensor
 
 from latte.diffusion.schedule import Schedule, at
@@ -58,3 +60,14 @@ def learned_log_variance(
     """
     low = at(schedule.posterior_log_variance, index, like)
     return low if variance is None else low + (at(schedule.betas.log(), index, like) - low) * (variance + 1) / 2
+
+
+def last_log_variance(schedule: Schedule, variance: Tensor) -> Tensor:
+    """The log-variance with which diffusers takes the last step: between 1e-20 and beta, as the network's channels say.
+
+    Args:
+        schedule: The schedule.
+        variance: The variance channels (b, ...), in [-1, 1].
+    """
+    share = (variance + 1) / 2
+    return share * math.log(schedule.betas[0]) + (1 - share) * math.log(1e-20)

@@ -9,29 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from latte.diffusion.predictions import factors, network_input, noise_of, split_output
-from latte.diffusion.schedule import Schedule
-
-
-def predicting_noise(model: Callable[..., Tensor], schedule: Schedule, prediction: str = "v") -> Callable[..., Tensor]:
-    """Turn a denoiser that predicts something else into one that predicts noise (latte.diffusion.predictions).
-
-    Args:
-        model: (x, t, ...) -> its prediction and perhaps variance channels (b, f, c or 2c, h, w).
-        schedule: The training schedule that t refers to.
-        prediction: What the model predicts.
-
-    Returns:
-        A denoiser with the same arguments, which leaves the variance channels as they are.
-    """
-
-    def denoise(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
-        a, s = factors(schedule, t, x)
-        value, variance = split_output(model(network_input(prediction, x, a, s), t, *condition), x.shape[2])
-        eps = noise_of(prediction, value.to(x.dtype), x, a, s)
-        return eps if variance is None else torch.cat([eps, variance.to(x.dtype)], dim=2)
-
-    return denoise
+from latte.diffusion.predictions import split_output
 
 
 def guided(

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from latte.diffusion.gaussian import learned_log_variance, posterior_mean, predict_x0
-from latte.diffusion.predictions import coefficients, factors, network_input, noise_of, prediction_of, split_output
-from latte.diffusion.schedule import Schedule, at, q_sample, widest
+from latte.diffusion.predictions import coefficients, evaluate, noise_of, prediction_of
+from latte.diffusion.schedule import Schedule, at, q_sample
+from latte.float64 import widest
 
 
 def mean_per_sample(x: Tensor) -> Tensor:
@@ -131,16 +132,12 @@ def diffusion_loss(
         Values per sample (b,): "loss", "mse" (unweighted) and, if the variance is learned, "vb".
     """
     x = q_sample(schedule, x0, index, noise)
-    a, s = factors(schedule, index, x0)
-    given = network_input(prediction, x, a, s)
-    if estimate is not None:
-        given = torch.cat([given, estimate], 2)
-    out = model(given, schedule.timesteps.to(index.device)[index], **condition)
-    predicted, variance = split_output(out.float(), x0.shape[2])
+    value, variance, a, s = evaluate(model, x, index, schedule, prediction, estimate, **condition)
+    predicted = value.float()
     mse = mean_per_sample((prediction_of(prediction, x0, noise, a, s) - predicted).square())
     loss = mse if snr_gamma is None else mse * min_snr_weight(schedule, index, prediction, snr_gamma).to(mse)
     if variance is None:
         return {"loss": loss, "mse": mse}
     eps = noise_of(prediction, predicted, x, a, s)
-    vb = variational_bound(schedule, x0, x, index, eps.detach(), variance)
+    vb = variational_bound(schedule, x0, x, index, eps.detach(), variance.float())
     return {"loss": loss + vb, "mse": mse, "vb": vb}

@@ -13,6 +13,9 @@ The state of the linear path, (1 - u) x_0 + u eps with u = s / (a + s), is x / (
 that predicts "flow". In every function a and s are numbers, or tensors that broadcast over x.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -109,11 +112,6 @@ def converted(value: Tensor, x: Tensor, a: Factor, s: Factor, source: str, targe
     return prediction_of(target, x0, eps, a, s)
 
 
-def network_input(prediction: str, x: Tensor, a: Factor, s: Factor) -> Tensor:
-    """The network's input for a state x: x itself or, for "flow", the state of the linear path."""
-    return x / (a + s) if prediction == "flow" else x
-
-
 def factors(schedule: Schedule, index: Tensor | int, x: Tensor) -> tuple[Factor, Factor]:
     """The factors a and s of a step.
 
@@ -132,3 +130,67 @@ def factors(schedule: Schedule, index: Tensor | int, x: Tensor) -> tuple[Factor,
 def factors_at(alpha_bar: float) -> tuple[float, float]:
     """The factors a and s of a noise level."""
     return alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+
+
+def network_input(prediction: str, x: Tensor, a: Factor, s: Factor, estimate: Tensor | None = None) -> Tensor:
+    """The network's input for a state x: x itself or, for "flow", the state of the linear path.
+
+    With self-conditioning, its earlier estimate of the clean latents, shaped like x, follows on the channel axis.
+    """
+    x = x / (a + s) if prediction == "flow" else x
+    return x if estimate is None else torch.cat([x, estimate], 2)
+
+
+def evaluate(
+    model: Callable[..., Tensor], x: Tensor, index: Tensor, schedule: Schedule, prediction: str,
+    estimate: Tensor | None = None, **condition: Any,
+) -> tuple[Tensor, Tensor | None, Factor, Factor]:  # fmt: skip
+    """Evaluate a network in noisy states.
+
+    Args:
+        model: (x, timesteps (b,), **condition) -> prediction and perhaps variance channels (b, f, c or 2c, h, w).
+        x: Noisy latents (b, f, c, h, w).
+        index: Their steps (b,) in the schedule.
+        schedule: The schedule that index refers to.
+        prediction: What the model predicts (see the module).
+        estimate: See network_input.
+        **condition: Further arguments of the model.
+
+    Returns:
+        The prediction and the variance channels (None without them), each (b, f, c, h, w) in the model's dtype, and the
+        factors a and s of the states.
+    """
+    a, s = factors(schedule, index, x)
+    given = network_input(prediction, x, a, s, estimate)
+    value, variance = split_output(model(given, schedule.timesteps.to(index.device)[index], **condition), x.shape[2])
+    return value, variance, a, s
+
+
+def predicted_clean(
+    model: Callable[..., Tensor], x: Tensor, index: Tensor, schedule: Schedule, prediction: str,
+    estimate: Tensor | None = None, **condition: Any,
+) -> Tensor:  # fmt: skip
+    """The clean latents that a network predicts, shaped like x; arguments as in evaluate."""
+    value, _, a, s = evaluate(model, x, index, schedule, prediction, estimate, **condition)
+    return clean_of(prediction, value.to(x.dtype), x, a, s)
+
+
+def predicting_noise(model: Callable[..., Tensor], schedule: Schedule, prediction: str) -> Callable[..., Tensor]:
+    """Turn a denoiser that predicts something else into one that predicts noise (see the module).
+
+    Args:
+        model: (x, t, ...) -> its prediction and perhaps variance channels (b, f, c or 2c, h, w).
+        schedule: The training schedule that t refers to.
+        prediction: What the model predicts.
+
+    Returns:
+        A denoiser with the same arguments, which leaves the variance channels as they are.
+    """
+
+    def denoise(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
+        a, s = factors(schedule, t, x)
+        value, variance = split_output(model(network_input(prediction, x, a, s), t, *condition), x.shape[2])
+        eps = noise_of(prediction, value.to(x.dtype), x, a, s)
+        return eps if variance is None else torch.cat([eps, variance.to(x.dtype)], dim=2)
+
+    return denoise

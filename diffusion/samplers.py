@@ -7,13 +7,12 @@ All samplers, here and in solvers.py, share their first arguments:
     noise: i -> the fresh noise of the i-th executed step, shaped like x; deterministic samplers ignore it.
 """
 
-import math
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from latte.diffusion.gaussian import learned_log_variance, posterior_mean, predict_x0
+from latte.diffusion.gaussian import last_log_variance, learned_log_variance, posterior_mean, predict_x0
 from latte.diffusion.predictions import split_output
 from latte.diffusion.schedule import Schedule
 
@@ -45,14 +44,12 @@ def ddpm(
     """
     for count, index, t in descending_steps(schedule, x):
         eps, variance = split_output(denoise(x, t).to(x.dtype), x.shape[2])
-        mean = posterior_mean(schedule, predict_x0(schedule, x, index, eps), x, index)
-        log_var = x.new_zeros(()) + learned_log_variance(schedule, variance, index, x)
-        if index == 0 and variance is not None and last_noise and schedule.timesteps[0] > 0:
-            share, floor = (variance + 1) / 2, math.log(1e-20)
-            log_var = share * math.log(schedule.betas[0]) + (1 - share) * floor
-            x = mean + (0.5 * log_var).exp() * noise(count).to(x)
-        else:
-            x = mean if index == 0 else mean + (0.5 * log_var).exp() * noise(count).to(x)
+        x = posterior_mean(schedule, predict_x0(schedule, x, index, eps), x, index)
+        if index > 0:
+            deviation = (0.5 * (x.new_zeros(()) + learned_log_variance(schedule, variance, index, x))).exp()
+            x = x + deviation * noise(count).to(x)
+        elif last_noise and variance is not None and schedule.timesteps[0] > 0:
+            x = x + (0.5 * last_log_variance(schedule, variance)).exp() * noise(count).to(x)
         yield x
 
 

@@ -5,11 +5,13 @@ import math
 import torch
 from torch import Tensor, nn
 
+from latte.float64 import widest
+
 
 def sincos(position: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding, sines first (Vaswani et al. 2017, arXiv 1706.03762, section 3.5).
 
-    Computed in float64, except on Apple GPUs, which do not support it.
+    Computed in float64, except on devices that may not support it.
 
     Args:
         position: Positions or timesteps (n,).
@@ -18,7 +20,7 @@ def sincos(position: Tensor, dim: int) -> Tensor:
     Returns:
         float32 (n, dim).
     """
-    half, exact = dim // 2, torch.float32 if position.device.type == "mps" else torch.float64
+    half, exact = dim // 2, widest(position.device)
     freq = torch.exp(-math.log(10_000) / half * torch.arange(half, device=position.device, dtype=exact))
     angle = position[:, None].to(exact) * freq
     return torch.cat([angle.sin(), angle.cos()], -1).float()

@@ -6,8 +6,8 @@ import pytest
 import torch
 from small_latte import draw
 
-from latte.diffusion.consistency import consistency_loss, predicted_clean, student_share, teacher_schedule
-from latte.diffusion.predictions import factors, network_input, noise_of, prediction_of
+from latte.diffusion.consistency import consistency_loss, student_share, teacher_schedule
+from latte.diffusion.predictions import factors, network_input, noise_of, predicted_clean, prediction_of
 from latte.diffusion.samplers import ddim
 from latte.diffusion.schedule import flow_schedule, linear_schedule
 from latte.train.objectives.distillation import student_scheduler

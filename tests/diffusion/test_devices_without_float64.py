@@ -5,11 +5,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from latte.diffusion import schedule as module
+from latte import float64
 from latte.diffusion.guidance_methods import cfg_zero_star, projected_guidance
 from latte.diffusion.loss import diffusion_loss
 from latte.diffusion.samplers import ddim
 from latte.diffusion.schedule import flow_schedule, linear_schedule, respace
+from latte.models.latte import Latte, LatteConfig
+from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.train.latent_normalisation import matrix
 
 SHAPE = (2, 3, 4, 4, 4)
@@ -28,7 +30,7 @@ class WithoutFloat64(TorchDispatchMode):
 
 @pytest.fixture(autouse=True)
 def without_float64(monkeypatch):
-    monkeypatch.setattr(module, "WITHOUT_FLOAT64", ("meta",))
+    monkeypatch.setattr(float64, "WITHOUT_FLOAT64", ("meta",))
     with WithoutFloat64():
         yield
 
@@ -60,6 +62,22 @@ def test_weighted_losses_run():
     index = torch.zeros(2, dtype=torch.long, device="meta")
     values = diffusion_loss(lambda z, t: z, x(), index, x(), linear_schedule(), "v", snr_gamma=5.0)
     assert values["loss"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("form", ["classes", "text"])
+def test_networks_run(form):
+    shape = {"patch_size": 2, "self_condition": True}
+    if form == "classes":
+        config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=4, num_frames=3, num_classes=3, **shape)
+        network, given = Latte, {"y": torch.zeros(2, dtype=torch.long, device="meta")}
+    else:
+        size = dict(num_layers=1, num_attention_heads=2, attention_head_dim=8, caption_channels=6, sample_size=4)
+        config = LatteT2VConfig(**size, video_length=3, **shape)
+        network, given = LatteT2V, {"text": torch.empty(2, 4, 6, device="meta")}
+    with torch.device("meta"):
+        made = network(config).eval()
+    out = made(torch.empty(2, 3, 8, 4, 4, device="meta"), torch.empty(2, device="meta"), *given.values())
+    assert out.shape == (2, 3, 8, 4, 4) and out.dtype == torch.float32
 
 
 def test_the_normalisation_of_latents_computes_on_the_cpu(monkeypatch):

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from latte.diffusion.gaussian import learned_log_variance, posterior_mean, state_between
-from latte.diffusion.guidance import guided, predicting_noise
+from latte.diffusion.guidance import guided
 from latte.diffusion.loss import diffusion_loss, discretised_nll, gaussian_kl
-from latte.diffusion.predictions import factors, noise_of, split_output
+from latte.diffusion.predictions import factors, noise_of, predicting_noise, split_output
 from latte.diffusion.randomness import generator, normal
 from latte.diffusion.samplers import ddim, ddpm
 from latte.diffusion.schedule import linear_schedule, q_sample, respace, spaced_timesteps
@@ -144,9 +144,9 @@ def test_v_prediction():
     torch.testing.assert_close(noise_of("v", noise, X0, *factors(full, 7, X0)), several)
     schedule = respace(full, "10")
     start = q_sample(schedule, X0, torch.full((2,), 9), noise)
-    *_, end = ddim(predicting_noise(model, full), start, schedule)
+    *_, end = ddim(predicting_noise(model, full, "v"), start, schedule)
     torch.testing.assert_close(end, X0)
-    assert torch.equal(predicting_noise(model, full)(start, torch.tensor([5, 5]))[:, :, 4:], X0)
+    assert torch.equal(predicting_noise(model, full, "v")(start, torch.tensor([5, 5]))[:, :, 4:], X0)
     wrong = lambda x, t: model(x, t) + 0.1
     eps, v = (diffusion_loss(wrong, X0, torch.tensor([3, 900]), noise, full, kind)["mse"] for kind in ("eps", "v"))
     torch.testing.assert_close(v, torch.full((2,), 0.01, dtype=torch.float64))
@@ -198,7 +198,7 @@ def test_guidance_of_latents_of_any_shape():
         out = guided(model, y, torch.ones(2), 2.0)(x, t)
         torch.testing.assert_close(out[:, :, :3], x * torch.tensor([5.0, 9.0]).view(-1, 1, 1, 1, 1))
         full, index = linear_schedule(), torch.tensor([3, 900])
-        eps = predicting_noise(model, full)(x, index, y)
+        eps = predicting_noise(model, full, "v")(x, index, y)
         assert eps.shape == model(x, index, y).shape
         abar = full.alphas_cumprod[index].view(-1, 1, 1, 1, 1).float()
         torch.testing.assert_close(eps[:, :, :3], abar.sqrt() * scaled(x, index, y) + (1 - abar).sqrt() * x)

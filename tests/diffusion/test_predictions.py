@@ -7,9 +7,16 @@ import pytest
 import torch
 from goldens import relative_error
 
-from latte.diffusion.guidance import predicting_noise
 from latte.diffusion.loss import diffusion_loss, min_snr_weight
-from latte.diffusion.predictions import clean_of, converted, factors, network_input, noise_of, prediction_of
+from latte.diffusion.predictions import (
+    clean_of,
+    converted,
+    factors,
+    network_input,
+    noise_of,
+    predicting_noise,
+    prediction_of,
+)
 from latte.diffusion.randomness import normal
 from latte.diffusion.samplers import ddim
 from latte.diffusion.schedule import flow_schedule, linear_schedule, q_sample, respace, training_schedule

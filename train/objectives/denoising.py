@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latte.diffusion.consistency import predicted_clean
 from latte.diffusion.loss import diffusion_loss
+from latte.diffusion.predictions import predicted_clean
 from latte.diffusion.randomness import generator, normal
 from latte.diffusion.schedule import q_sample, training_schedule
 from latte.models.denoiser import Denoiser, denoiser_of

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from latte.autoguidance import check_weaker
-from latte.diffusion.consistency import predicted_clean, teacher_schedule
+from latte.diffusion.consistency import teacher_schedule
 from latte.diffusion.guidance import guide
+from latte.diffusion.predictions import predicted_clean
 from latte.diffusion.schedule import Schedule, training_schedule
 from latte.models.denoiser import denoiser_of
 from latte.scheduler import Scheduler

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from latte.diffusion.gaussian import state_between
-from latte.diffusion.guidance import predicting_noise
-from latte.diffusion.predictions import factors
+from latte.diffusion.predictions import factors, predicting_noise
 from latte.diffusion.samplers import ddim
 from latte.diffusion.schedule import q_sample
 from latte.models.denoiser import denoiser_of

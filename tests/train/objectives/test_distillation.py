@@ -12,7 +12,8 @@ from small_runs import run, same, small, tensors
 from students import KINDS, student_of, teacher_folder
 
 from latte import LattePipeline
-from latte.diffusion.consistency import predicted_clean, teacher_schedule
+from latte.diffusion.consistency import teacher_schedule
+from latte.diffusion.predictions import predicted_clean
 from latte.diffusion.schedule import flow_schedule, linear_schedule
 from latte.fast import training_blocks
 from latte.files import read_json, write_json
