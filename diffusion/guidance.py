@@ -1,6 +1,6 @@
 """Classifier-free guidance: wrappers around a denoiser, so that samplers and networks need not know about it.
 
-They are for sampling loops of your own. The pipeline guides in latte.conditioning, which follows a plan and supports
+They are for sampling loops of your own. The pipeline guides in latte.guided_denoiser, which follows a plan and supports
 the methods of latte.diffusion.guidance_methods; the formula is the same.
 """
 

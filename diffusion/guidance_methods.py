@@ -98,7 +98,7 @@ def zero_velocity(x: Tensor, alpha_bar: float, flow: bool = False) -> Tensor:
     return x / (a + s) if flow else s * x
 
 
-def cfg_plus_plus_scale(scale: float, alpha_bar: float, following: float, deviation: float = 0.0) -> float:
+def cfg_plus_plus_scale(scale: float, alpha_bar: float, next_alpha_bar: float, deviation: float = 0.0) -> float:
     """The guidance scale at which a step of DDIM is a step of CFG++ (Chung et al. 2024, arXiv 2406.08070).
 
     CFG++ predicts the clean latents from the noise n + scale (c - n), with conditional noise c and negative noise n,
@@ -109,7 +109,7 @@ def cfg_plus_plus_scale(scale: float, alpha_bar: float, following: float, deviat
     Args:
         scale: Scale of CFG++, lambda in the paper, from 0 to 1.
         alpha_bar: Alpha bar before the step.
-        following: Alpha bar after it.
+        next_alpha_bar: Alpha bar after it.
         deviation: Standard deviation of DDIM's fresh noise.
 
     Returns:
@@ -118,7 +118,7 @@ def cfg_plus_plus_scale(scale: float, alpha_bar: float, following: float, deviat
     Raises:
         ValueError: The step does not lower the noise.
     """
-    ratio = (max(1 - following - deviation**2, 0) / following * alpha_bar / (1 - alpha_bar)) ** 0.5  # q / p
+    ratio = (max(1 - next_alpha_bar - deviation**2, 0) / next_alpha_bar * alpha_bar / (1 - alpha_bar)) ** 0.5  # q / p
     if ratio >= 1:
         raise ValueError("cfg++ needs steps that lower the noise, but one of these does not: choose other timesteps")
     return scale / (1 - ratio)
@@ -130,13 +130,13 @@ class GuidanceRule:
 
     Attributes:
         scales: Guidance scale at each evaluation.
-        levels: Alpha bar at each evaluation.
+        alpha_bars: Alpha bar at each evaluation.
         flow: Whether the network predicts the velocity of flow matching.
     """
 
     scales: Sequence[float]
-    levels: Sequence[float]
-    flow: bool = False
+    alpha_bars: Sequence[float]
+    flow: bool
 
     def __call__(self, k: int, x: Tensor, conditional: Tensor, negative: Tensor) -> Tensor:
         """The guided noise at evaluation k."""
@@ -146,8 +146,8 @@ class GuidanceRule:
         """The guided noise, from a stored difference of conditional and negative noise."""
         return conditional + (self.scales[k] - 1) * difference
 
-    def still(self, k: int, x: Tensor) -> Tensor | None:
-        """The zero-velocity noise if evaluation k is replaced by it, else None."""
+    def replacement(self, k: int, x: Tensor) -> Tensor | None:
+        """The noise that replaces evaluation k, whatever the network says; None if nothing does."""
         return None
 
 
@@ -155,14 +155,14 @@ class GuidanceRule:
 class ProjectedRule(GuidanceRule):
     """APG: see projected_guidance. It keeps a running average of the run's updates."""
 
-    parallel: float = 0.0
-    threshold: float = 0.0
-    momentum: float = -0.5
+    parallel: float
+    threshold: float
+    momentum: float
     average: Tensor | None = None
 
     def __call__(self, k: int, x: Tensor, conditional: Tensor, negative: Tensor) -> Tensor:
-        options = (self.parallel, self.threshold, self.momentum, self.average)
-        guided, self.average = projected_guidance(x, conditional, negative, self.scales[k], self.levels[k], *options)
+        level, options = (self.scales[k], self.alpha_bars[k]), (self.parallel, self.threshold, self.momentum)
+        guided, self.average = projected_guidance(x, conditional, negative, *level, *options, self.average)
         return guided
 
     def along(self, k: int, x: Tensor, conditional: Tensor, difference: Tensor) -> Tensor:
@@ -173,16 +173,16 @@ class ProjectedRule(GuidanceRule):
 class ZeroStarRule(GuidanceRule):
     """CFG-Zero*: see cfg_zero_star. The first zero_steps evaluations are replaced by zero velocity."""
 
-    zero_steps: float = 1
+    zero_steps: float
 
     def __call__(self, k: int, x: Tensor, conditional: Tensor, negative: Tensor) -> Tensor:
-        return cfg_zero_star(x, conditional, negative, self.scales[k], self.levels[k], self.flow)
+        return cfg_zero_star(x, conditional, negative, self.scales[k], self.alpha_bars[k], self.flow)
 
     def along(self, k: int, x: Tensor, conditional: Tensor, difference: Tensor) -> Tensor:
         return self(k, x, conditional, conditional - difference)
 
-    def still(self, k: int, x: Tensor) -> Tensor | None:
-        return zero_velocity(x, self.levels[k], self.flow) if k < self.zero_steps else None
+    def replacement(self, k: int, x: Tensor) -> Tensor | None:
+        return zero_velocity(x, self.alpha_bars[k], self.flow) if k < self.zero_steps else None
 
 
 METHODS: dict[str, type[GuidanceRule]] = {

@@ -12,7 +12,7 @@ from latte.diffusion.randomness import START, noise_source
 from latte.outputs import decode_latents, require_vae
 from latte.pipeline import LattePipeline
 from latte.plans.records import Plan
-from latte.sampling_loop import SamplingCall, Steps, sampling_call
+from latte.sampling_call import SamplingCall, Steps, sampling_call
 
 
 class Replay:

@@ -8,16 +8,11 @@ import torch
 from torch import Tensor
 
 from latte.arguments import MOST_VIDEOS, check_count
-from latte.conditioning import (
-    GuidedDenoiser,
-    Network,
-    Request,
-    fast_run,
-    guided_denoiser,
-    runs_fast,
-)
+from latte.conditioning import Request
 from latte.files import read_json
+from latte.guided_denoiser import GuidedDenoiser, Network, guided_denoiser
 from latte.models.latte import LatteConfig
+from latte.network_forms import fast_run, runs_fast
 from latte.plans.layer_cache import LayerCache
 from latte.plans.records import Plan
 from latte.sampling_settings import Guidance

@@ -21,7 +21,8 @@ from latte.models.vae import VideoVAE
 from latte.outputs import OUTPUT_TYPES, LatteOutput, as_output, decode_chunk, decode_latents, require_vae
 from latte.plan_choice import PlanMixin
 from latte.pretrained import PretrainedMixin
-from latte.sampling_loop import Callback, Steps, batches, make_videos, sampling_call
+from latte.sampling_call import Callback, Steps, sampling_call
+from latte.sampling_loop import batches, make_videos
 from latte.sampling_settings import Guidance, Sampling, set_words
 from latte.scheduler import Scheduler, check_scheduler, usual_scheduler
 from latte.text.embed import Text

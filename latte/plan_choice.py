@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from hashlib import sha256
 from pathlib import Path
 
-from latte.conditioning import GuidedDenoiser
+from latte.guided_denoiser import GuidedDenoiser
 from latte.pab import PyramidAttentionBroadcastMixin, broadcast_plan
 from latte.plans.named_rules import RulePlan, is_rule, rule_of
 from latte.plans.plan_file import find_plan, no_plan, plan_text, read_plan

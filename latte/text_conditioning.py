@@ -10,16 +10,10 @@ import torch
 from torch import Tensor
 
 from latte.arguments import check_choice
-from latte.conditioning import (
-    FastNetwork,
-    GuidedDenoiser,
-    Network,
-    Request,
-    fast_run,
-    guided_denoiser,
-    runs_fast,
-)
+from latte.conditioning import Request
+from latte.guided_denoiser import GuidedDenoiser, Network, guided_denoiser
 from latte.models.latte_t2v_config import LatteT2VConfig
+from latte.network_forms import FastNetwork, fast_run, runs_fast
 from latte.plans.layer_cache import LayerCache
 from latte.plans.records import Plan
 from latte.sampling_settings import Guidance

@@ -1,6 +1,7 @@
 """The documentation agrees with the project: links resolve, quoted commands and options exist, examples compile."""
 
 import ast
+import configparser
 import contextlib
 import io
 import pkgutil
@@ -136,3 +137,17 @@ def test_the_documentation_checks_find_something() -> None:
     assert "models/attention.py" in quotes(ROOT / "docs/architecture.md", r"\w+/.*")
     assert len(commands(ROOT / "README.md")) > 10
     assert help_text("sample").startswith("usage: latte sample")
+
+
+def test_the_diagram_of_imports_shows_every_layer_of_the_contract_in_its_order():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    layers = config["importlinter:contract:layers"]["layers"].split("\n")
+    of_module = {name.strip(): i for i, layer in enumerate(layers) for name in re.split("[|:]", layer) if name.strip()}
+    diagram = next(
+        block for _, block in FENCE.findall((ROOT / "docs/architecture.md").read_text()) if "latte.models" in block
+    )
+    shown = re.findall(r"latte\.(\w+)(?![.\w])", diagram)
+    assert sorted(shown) == sorted(of_module) and len(shown) > 40
+    order = [of_module[name] for name in shown]
+    assert order == sorted(order)

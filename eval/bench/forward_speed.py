@@ -6,12 +6,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from latte.conditioning import Network, Request
+from latte.conditioning import Request
 from latte.diffusion.randomness import generator
 from latte.eval.bench.candidates import LEAST, Candidate, Entry, compare, inspect
 from latte.eval.bench.peer import Peer
 from latte.eval.bench.products import products_alone
 from latte.eval.bench.resources import seconds_of
+from latte.guided_denoiser import Network
 from latte.pipeline import LattePipeline
 from latte.plans.records import exact_plan
 from latte.sampling_settings import Guidance

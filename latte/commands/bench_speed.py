@@ -33,7 +33,7 @@ from latte.models.latte_config import LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.models.vae import AutoencoderKL, VideoVAE
 from latte.pipeline import LattePipeline
-from latte.sampling_loop import call_plan
+from latte.sampling_call import call_plan
 from latte.weights.hub import find_vae
 from latte.weights.tensors import DTYPES
 from latte.weights.vae_folder import load_vae

@@ -8,7 +8,7 @@ from latte.commands.sampling_options import apply_plan_options, open_pipeline
 from latte.plans.cost import WEAKER_KIND, network_cost
 from latte.plans.picture import draw_plan, plan_table
 from latte.plans.plan_file import write_plan
-from latte.sampling_loop import call_plan
+from latte.sampling_call import call_plan
 
 
 def main(args: Namespace) -> None:

@@ -15,7 +15,7 @@ from latte.outputs import require_vae
 from latte.pipeline import LattePipeline
 from latte.plans.cost import network_cost
 from latte.plans.picture import draw_plan
-from latte.sampling_loop import call_plan
+from latte.sampling_call import call_plan
 from latte.weights.hub import find_pipeline
 from latte.weights.tensors import DTYPES
 

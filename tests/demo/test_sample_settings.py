@@ -28,7 +28,7 @@ from latte.demo.sample_settings import (
 from latte.demo.settings_panel import chosen_settings, shown_values
 from latte.plans.plan_file import write_plan
 from latte.plans.rules import repeat
-from latte.sampling_loop import call_plan
+from latte.sampling_call import call_plan
 from latte.sampling_settings import Guidance, Sampling
 from latte.weights.sampling_defaults import save_sampling
 

@@ -1,20 +1,20 @@
 """Guidance methods: their formulas against small cases worked out by hand."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from latte.diffusion.gaussian import predict_x0
 from latte.diffusion.guidance import autoguided
 from latte.diffusion.guidance_methods import (
-    GuidanceRule,
-    ProjectedRule,
-    ZeroStarRule,
+    METHODS,
     cfg_plus_plus_scale,
     cfg_zero_star,
     projected_guidance,
     zero_velocity,
 )
-from latte.diffusion.guidance_options import SHAPES, check_method, scheduled_scale
+from latte.diffusion.guidance_options import OPTIONS, SHAPES, check_method, scheduled_scale
 from latte.diffusion.predictions import clean_of, factors_at, noise_of
 from latte.diffusion.samplers import ddim
 from latte.diffusion.schedule import linear_schedule, respace
@@ -88,8 +88,9 @@ def test_a_negative_velocity_of_the_right_direction_changes_nothing():
     torch.testing.assert_close(cfg_zero_star(x, towards, away, 5.0, ABAR), towards, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("rule", [ProjectedRule, ZeroStarRule])
-def test_videos_do_not_affect_each_other(rule):
+@pytest.mark.parametrize("method", ["apg", "cfg-zero"])
+def test_videos_do_not_affect_each_other(method):
+    rule = partial(METHODS[method], flow=False, **OPTIONS[method])
     x, c, n = noises()
     both, first = (rule([3.0] * 2, [ABAR] * 2) for _ in range(2))
     for k in range(2):
@@ -147,8 +148,9 @@ def test_autoguidance_matches_a_worked_example():
     assert torch.equal(denoise(x, torch.tensor([950, 950])), strong)
 
 
-@pytest.mark.parametrize("rule", [GuidanceRule, ProjectedRule, ZeroStarRule])
-def test_a_cached_difference_replaces_the_negative_noise(rule):
+@pytest.mark.parametrize("method", ["cfg", "apg", "cfg-zero"])
+def test_a_cached_difference_replaces_the_negative_noise(method):
+    rule = partial(METHODS[method], flow=False, **OPTIONS[method])
     x, c, n = noises()
     whole, along = (rule([3.0], [ABAR]) for _ in range(2))
     torch.testing.assert_close(along.along(0, x, c, c - n), whole(0, x, c, n), rtol=1e-4, atol=1e-5)

@@ -10,11 +10,11 @@ from forks import together
 from goldens import relative_error
 
 from latte import LattePipeline
-from latte.conditioning import runs_fast
 from latte.fast import trunk
 from latte.fast.switch import fast_paths
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
+from latte.network_forms import runs_fast
 from latte.parallel import parallel, sampling_mesh
 from latte.parallel.shared_run import SharedRun
 from latte.plans.records import exact_plan

@@ -11,7 +11,7 @@ from awake_models import SIZE, awake, awake_pipeline, write_model
 from goldens import relative_error
 from traps import Reached, trapped
 
-from latte import LattePipeline, conditioning, sampling_loop
+from latte import LattePipeline, guided_denoiser, sampling_call
 from latte.cli import main
 from latte.diffusion import guidance_methods, guidance_options
 from latte.diffusion.guidance import autoguided, guided
@@ -42,8 +42,8 @@ WAYS = {
 OWN_CODE = [  # what only one of the ways uses, or autoguidance
     *((guidance_methods, name) for name in ("projected_guidance", "cfg_zero_star", "zero_velocity")),
     *((guidance_options.SHAPES, name) for name in ("linear", "cosine", "beta")),
-    (conditioning, "with_weaker"),
-    (sampling_loop, "cfg_plus_plus_scale"),
+    (guided_denoiser, "with_weaker"),
+    (sampling_call, "cfg_plus_plus_scale"),
 ]
 FEW = {name: WAYS[name] for name in ("apg", "zero-init", "cfg++")}  # those that remember steps or depend on the step
 

@@ -201,8 +201,8 @@ def test_the_change_threshold_decides_what_is_computed():
 
 def test_guidance_along_a_cached_difference():
     """cond + (scale - 1) (cond - uncond), with the difference of the last evaluation that computed both."""
-    from latte.conditioning import GuidedDenoiser
     from latte.diffusion.guidance_methods import GuidanceRule
+    from latte.guided_denoiser import GuidedDenoiser
 
     outputs, sizes = torch.randn(5, 2, 3, 8, 4, 4), []
 
@@ -212,7 +212,7 @@ def test_guidance_along_a_cached_difference():
 
     plan = gate_guidance(exact_plan([900, 800, 700, 600, 500], (550, 1000)), 2)
     assert [evaluation.branch for evaluation in plan.evaluations] == [*["both"] * 2, *["difference"] * 2, "conditional"]
-    denoise = GuidedDenoiser(network, plan, GuidanceRule([4.0] * 5, [0.5] * 5))
+    denoise = GuidedDenoiser(network, plan, GuidanceRule([4.0] * 5, [0.5] * 5, flow=False))
     found = [denoise(torch.zeros(1, 3, 4, 4, 4), None) for _ in range(5)]
     noise = outputs[:, :, :, :4]
     difference = noise[1, 0] - noise[1, 1]

@@ -9,15 +9,15 @@ from awake_models import awake, awake_pipeline
 
 from latte import LattePipeline
 from latte.commands.options.sampling import check_plan_options
-from latte.conditioning import layer_cache
 from latte.models.latte import Latte, LatteConfig
+from latte.network_forms import layer_cache
 from latte.parallel.layout import Layout
 from latte.parallel.sequence import attach
 from latte.plans.named_rules import RULES, rule_of, rules_help
 from latte.plans.plan_file import write_plan
 from latte.plans.records import KINDS, exact_plan
 from latte.plans.rules import faster_cache, gate_guidance, repeat, repeat_blocks, tea_cache
-from latte.sampling_loop import call_plan
+from latte.sampling_call import call_plan
 
 DDIM_50 = exact_plan(range(980, -1, -20), (100, 1000))
 

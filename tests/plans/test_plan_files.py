@@ -10,7 +10,7 @@ from latte.plans.cost import network_cost
 from latte.plans.plan_file import plan_text, read_plan, write_plan
 from latte.plans.records import Plan, Reuse, exact_plan
 from latte.plans.rules import faster_cache, repeat, tea_cache
-from latte.sampling_loop import call_plan
+from latte.sampling_call import call_plan
 
 GOOD = {"plan": 1, "evaluations": [{"timestep": 900}, {"timestep": 500, "reuse": {"network": {"weights": [1.0]}}}]}
 

@@ -8,7 +8,7 @@ import torch
 from awake_models import awake_pipeline
 from recorded_graph import record
 
-from latte import conditioning
+from latte import network_forms
 from latte.cli import main
 from latte.eval.bench import gpu_forms
 from latte.eval.bench.candidates import caches, exact_candidates
@@ -29,7 +29,7 @@ def as_on_cuda(monkeypatch):
 
     def graph_run(pipe, network, condition, plan, cache):
         if not pipe.cuda_graphs:
-            return conditioning.fast_run(pipe, network, condition, plan, cache)
+            return network_forms.fast_run(pipe, network, condition, plan, cache)
         pack_frames(network)
         recorded.append(network)
         return GraphRun(network, condition, plan, capture=record)
