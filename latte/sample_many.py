@@ -27,6 +27,7 @@ from latte import __version__
 from latte.arguments import MOST_AT_ONCE, MOST_VIDEOS, check_count
 from latte.class_conditioning import ORIGINAL_SCHEDULER
 from latte.device import device_name, one_thread
+from latte.drafts import remove_abandoned
 from latte.fast.onednn import choose_products, onednn_is_faster
 from latte.fast.switch import is_enabled
 from latte.pipeline import LattePipeline
@@ -150,8 +151,9 @@ class SampleSet:
         """Remove unfinished files of killed processes, once all videos are there."""
         drafts = [path for path in self.folder.glob(".??????.part*.mkv") if path.name[1:7].isdecimal()]
         ours = [path for path in drafts if int(path.name[1:7]) < self.count]
-        for draft in (*ours, *self.folder.glob(".samples.part*.json")):
+        for draft in ours:
             draft.unlink(missing_ok=True)
+        remove_abandoned(self.folder)  # of the record: on a file system without locks another process may write it now
 
 
 def sample_many(
