@@ -139,7 +139,7 @@ class Sampling:
     """Default arguments of a call to a pipeline.
 
     Attributes:
-        guidance: The guidance scale and interval.
+        guidance: How calls are guided.
         num_inference_steps: The number of denoising steps, 1 to 1000.
         eta: Noise of the DDIM sampler (Song et al. 2020, arXiv 2010.02502, eq. 16), in [0, 1]; other samplers have
             none.

@@ -104,9 +104,9 @@ class Denoiser(nn.Module):
     final_linear: nn.Linear
 
     def denoise(self, x: Tensor, condition: Condition, num_images: int = 0, temporal: bool = True) -> Tensor:
-        """Predict the noise in latents under a condition.
+        """Run the trunk on noisy latents.
 
-        In joint training (Latte, section 3.4) still images follow the clip as extra frames. Images skip temporal
+        In joint training (Latte's image-video training) still images follow the clip as extra frames. Images skip temporal
         attention, so the clip and the images go through the trunk separately, and no layer needs to distinguish them.
 
         Args:
@@ -116,7 +116,7 @@ class Denoiser(nn.Module):
             temporal: False turns temporal attention off for the clip, too.
 
         Returns:
-            The output (b, f, channels, h, w).
+            The prediction (config.prediction) and, if it is learned, the variance (b, f, channels, h, w).
         """
         if not num_images:
             return self.trunk(x, condition, temporal)

@@ -3,8 +3,7 @@
 checkpoints/step-0000500/ holds model.safetensors, ema.safetensors, optimizer.safetensors, state.json, config.json (of
 the network), and manifest.json with the size and the SHA-256 of every other file. With average_every it also holds the
 two averages that snapshots are taken from; head.safetensors holds what learns with the network but is not averaged. A
-checkpoint is written as a draft (latte.drafts), flushed to disk, and renamed.
-There are no pickles.
+checkpoint is written as a draft (latte.drafts), flushed to disk, and renamed. There are no pickles.
 """
 
 import os

@@ -148,7 +148,7 @@ FOLDER_VAE = VAETrainConfig(
     ema_decay=0.999,
     precision=AUTO,
 )
-# the VAE of the next one: 32x downsampling, as FAR's
+# the VAE of ucf101-modern: 32x downsampling, as FAR's
 UCF101_VAE = replace(
     FOLDER_VAE,
     data="data/ucf101",
@@ -221,7 +221,7 @@ PRESETS = {
     "shapes-plain": SHAPES_PLAIN,
     "shapes-t2v": SHAPES_T2V,
     "shapes-features": SHAPES_FEATURES,
-    # the same two for a folder of videos, if Stable Diffusion's VAE is not available
+    # a VAE and a Latte of this size for a folder of videos, if Stable Diffusion's VAE is not available
     "folder-vae": FOLDER_VAE,
     "folder": replace(
         SHAPES_PLAIN,

@@ -52,6 +52,18 @@ class Run:
         ranks: This process among all.
         asked: The tunable settings that may differ from those of the resumed run (latte.train.changes).
 
+    Attributes:
+        objective: The loss, and the data that it takes (latte.train.objectives).
+        network: The network that learns.
+        ema: Its exponential moving average, which samples and evaluations use.
+        averages: With config.average_every, the two further averages of snapshots, by length (latte.train.snapshots).
+        unsharded: With config.shard, the network on the meta device, to gather weights into; otherwise None.
+        optimizer, gradients: What updates the weights, and what computes and shares the gradients.
+        history: Skipped steps and the loss scale.
+        changes: Settings that changed on resuming.
+        records: JSON files of a checkpoint besides state.json, by name.
+        state: What identifies the run in state.json: its settings, and digests of its data.
+
     Raises:
         ValueError: The settings do not fit the data, the VAE, the device or the number of processes.
     """

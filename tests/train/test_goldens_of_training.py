@@ -30,7 +30,7 @@ def objective(vae, x0, labels, t, noise, monkeypatch, *changes):
     made.source, made.drop_rate, made.prediction = Given(x0, labels), lambda network: 0.0, lambda network: "eps"
     monkeypatch.setattr(denoising, "normal", lambda shape, seed, step, slot, what: noise[slot])
     drawn = iter(t)
-    made.timestep = lambda random: next(drawn)
+    made.draw_index = lambda random: next(drawn)
     return made
 
 

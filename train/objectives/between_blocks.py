@@ -39,22 +39,22 @@ class BetweenBlocks:
         if config.route_share:
             self.skipped = route(config, denoiser)
             self.places = staying(config, (side // denoiser.patch_size) ** 2, step, slots)
-        self.dispersed = config.dispersive_block or max(1, depth // 4)
-        self.student = config.align_block or max(1, depth // 3)
-        self.teacher = config.align_teacher_block or max(1, 2 * depth // 3)
+        self.dispersive_depth = config.dispersive_block or max(1, depth // 4)
+        self.align_depth = config.align_block or max(1, depth // 3)
+        self.target_depth = config.align_teacher_block or max(1, 2 * depth // 3)
         self.tokens: dict[str, list[Tensor]] = {}
         for name, blocks in (
-            ("dispersive_block", config.dispersive_weight and self.dispersed),
-            ("align_block", config.align_weight and self.student),
-            ("align_teacher_block", config.align_weight and self.teacher),
+            ("dispersive_block", config.dispersive_weight and self.dispersive_depth),
+            ("align_block", config.align_weight and self.align_depth),
+            ("align_teacher_block", config.align_weight and self.target_depth),
         ):
             if blocks > depth:
                 raise ValueError(f"{name} is {blocks}, but the network has {depth} blocks")
-        if config.dispersive_weight and self.dispersed - 1 in self.skipped:
+        if config.dispersive_weight and self.dispersive_depth - 1 in self.skipped:
             raise ValueError(
-                f"the dispersive loss, after {self.dispersed} blocks, compares tokens at the same places, but routing "
-                f"leaves different ones in each clip there: choose a dispersive_block up to {self.skipped.start}, or "
-                f"more than {self.skipped.stop}"
+                f"the dispersive loss, after {self.dispersive_depth} blocks, compares tokens at the same places, but "
+                f"routing leaves different ones in each clip there: choose a dispersive_block up to "
+                f"{self.skipped.start}, or more than {self.skipped.stop}"
             )
 
     @contextmanager
@@ -62,21 +62,21 @@ class BetweenBlocks:
         """Within this context, the network trains on the micro-batch as the settings ask."""
         with ExitStack() as stack:
             if self.denoiser.training and self.config.dispersive_weight:
-                self.tokens["dispersive"] = stack.enter_context(recorded(self.denoiser, self.dispersed))
+                self.tokens["dispersive"] = stack.enter_context(recorded(self.denoiser, self.dispersive_depth))
             if self.denoiser.training and self.config.align_weight:
                 head: Any = self.denoiser.alignment_head
-                self.tokens["align"] = stack.enter_context(recorded(self.denoiser, self.student, head))
+                self.tokens["align"] = stack.enter_context(recorded(self.denoiser, self.align_depth, head))
             if self.denoiser.training and self.places is not None:
                 stack.enter_context(routed(self.denoiser, self.skipped, self.places))
             yield
 
     def terms(
-        self, teacher: nn.Module | None, measure: Callable[..., Any], index: Tensor, count: int
+        self, target: nn.Module | None, measure: Callable[..., Any], index: Tensor, count: int
     ) -> dict[str, tuple[float, Tensor]]:
         """The additional terms of the loss, after the network has computed its own.
 
         Args:
-            teacher: The averaged network; None without self-alignment.
+            target: The averaged network, whose tokens the network is aligned with; None without self-alignment.
             measure: See latte.train.objectives.self_alignment.teacher_tokens.
             index: The steps of the schedule at which the network saw the clips (b,).
             count: Steps of the schedule.
@@ -87,10 +87,10 @@ class BetweenBlocks:
         cfg, found = self.config, {}
         if tokens := self.tokens.get("dispersive"):
             found["dispersive"] = cfg.dispersive_weight, dispersive_loss(tokens[0], cfg.dispersive_temperature)
-        if (tokens := self.tokens.get("align")) and teacher is not None:
+        if (tokens := self.tokens.get("align")) and target is not None:
             earlier = less_noisy(cfg, index, count, self.step, self.slots)
-            target = teacher_tokens(teacher, self.teacher, measure, earlier)
-            if self.places is not None and self.student - 1 in self.skipped:
-                target = gather_places(target, self.places)
-            found["align"] = cfg.align_weight, alignment_loss(tokens[0], target)
+            wanted = teacher_tokens(target, self.target_depth, measure, earlier)
+            if self.places is not None and self.align_depth - 1 in self.skipped:
+                wanted = gather_places(wanted, self.places)
+            found["align"] = cfg.align_weight, alignment_loss(tokens[0], wanted)
         return found

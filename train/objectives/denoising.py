@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from latte.train.data.clips import TrainingData
 from latte.train.data.latents import open_latent_source
 from latte.train.objectives.between_blocks import BetweenBlocks
 from latte.train.objectives.consistency_distillation import Consistency
-from latte.train.objectives.distillation import Distillation
+from latte.train.objectives.distillation import Distillation, Generators
 from latte.train.objectives.moment_matching import MomentMatching
 from latte.train.objectives.self_alignment import add_head
 from latte.train.precision import keep_in_float32
@@ -29,6 +29,28 @@ from latte.weights.manifest import digest_folder
 from latte.weights.vae_folder import load_vae
 
 DISTILLATIONS = {"consistency": Consistency, "moments": MomentMatching}
+
+
+class Batch(NamedTuple):
+    """What is drawn for b slots of a step.
+
+    Attributes:
+        x0: Clean latents of the clips and their images (b, f + num_images, c, h, w).
+        index: Steps of the schedule (b,).
+        noise: Standard normal noise, shaped like x0.
+        labels: Numbers of classes (b, 1 + num_images).
+        captions: b lists of 1 + num_images captions.
+        dropped: Whether each condition is replaced by the empty one (b, 1 + num_images).
+        generators: The source of further random numbers, one for each slot.
+    """
+
+    x0: Tensor
+    index: Tensor
+    noise: Tensor
+    labels: Tensor
+    captions: list[list[str]]
+    dropped: Tensor
+    generators: Generators
 
 
 class Denoising(ABC):
@@ -45,11 +67,11 @@ class Denoising(ABC):
         side: The side of the latents of a frame.
         channels: The channels of the latents.
         source: The source of a step's latents (latte.train.data.latents).
-        teacher: The averaged network, from which the network learns with config.align_weight.
+        alignment_target: The averaged network, whose tokens the network is aligned with, with config.align_weight.
         distillation: The loss that replaces the diffusion loss, with config.teacher.
     """
 
-    teacher: nn.Module | None = None
+    alignment_target: nn.Module | None = None
 
     def __init__(
         self,
@@ -68,7 +90,7 @@ class Denoising(ABC):
         self.distillation: Distillation | None = None
         if config.teacher:
             path = find_model(config.teacher)
-            teacher, weaker = self.teacher_network(path).to(device), None
+            teacher, weaker = self.alignment_target_network(path).to(device), None
             if config.teacher_autoguidance:
                 require((path / WEAKER).is_dir(), f"{path} holds no {WEAKER}: set teacher_autoguidance=false")
                 weaker = self.weaker_network(path, teacher).to(device)
@@ -119,41 +141,53 @@ class Denoising(ABC):
         """
 
     def __call__(self, network: nn.Module, step: int, slots: range) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the diffusion loss on the clips of some slots, and its terms to log."""
+        """Return the loss on the clips of some slots, and its terms to log."""
+        batch = self.draw(network, step, slots)
+        condition = self.conditions(network, batch, batch.dropped)
+        if self.distillation:
+            empty = self.conditions(network, batch, torch.ones_like(batch.dropped))
+            return self.distillation(network, batch.x0, batch.index, batch.noise, condition, empty, batch.generators)
+        return self.denoising_loss(network, batch, condition | {"num_images": self.config.num_images}, step, slots)
+
+    def draw(self, network: nn.Module, step: int, slots: range) -> Batch:
+        """Draw what a step needs; each number is a function of the seed, the step and the slot."""
         seed, num_images = self.config.seed, self.config.num_images
         mean, deviation, labels, captions = self.source.batch(step, slots)
+        generators = lambda draw: [generator(seed, step, slot, draw) for slot in slots]
         gaussian = lambda draw: torch.stack([normal(mean.shape[1:], seed, step, slot, draw) for slot in slots])
         x0 = mean
         if self.config.sample_latents:
             x0 = mean + deviation * gaussian(Draw.POSTERIOR).to(mean)
-        generators = lambda draw: [generator(seed, step, slot, draw) for slot in slots]
-        t = torch.stack([self.timestep(random) for random in generators(Draw.TIMESTEP)])
+        index = torch.stack([self.draw_index(random) for random in generators(Draw.TIMESTEP)])
         chance = torch.stack([torch.rand(2, generator=random) for random in generators(Draw.DROP)])  # clip, images
-        share = 0.0 if self.distillation else self.drop_rate(network)
-        of_each = torch.tensor([1, num_images])
-        dropped = torch.repeat_interleave(chance < share, of_each, dim=1, output_size=1 + num_images)
-        x0, t, noise = (z.to(self.device) for z in (x0, t, gaussian(Draw.NOISE)))
-        condition = {name: z.to(self.device) for name, z in self.condition(network, labels, captions, dropped).items()}
-        if self.distillation:
-            empty = self.condition(network, labels, captions, torch.ones_like(dropped))
-            empty = {name: z.to(self.device) for name, z in empty.items()}
-            return self.distillation(network, x0, t, noise, condition, empty, generators)
-        condition |= {"num_images": num_images}
-        shared = dict(x0=x0, noise=noise, schedule=self.schedule, prediction=self.prediction(network))
+        dropped = chance < (0.0 if self.distillation else self.drop_rate(network))
+        dropped = torch.repeat_interleave(dropped, torch.tensor([1, num_images]), dim=1, output_size=1 + num_images)
+        x0, index, noise = (z.to(self.device) for z in (x0, index, gaussian(Draw.NOISE)))
+        return Batch(x0, index, noise, labels, captions, dropped, generators)
+
+    def conditions(self, network: nn.Module, batch: Batch, dropped: Tensor) -> dict[str, Tensor]:
+        """The conditions of a batch on the device, with those that are dropped replaced by the empty one."""
+        made = self.condition(network, batch.labels, batch.captions, dropped)
+        return {name: z.to(self.device) for name, z in made.items()}
+
+    def denoising_loss(
+        self, network: nn.Module, batch: Batch, condition: dict[str, Any], step: int, slots: range
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The diffusion loss, with the terms that act between the blocks, and all terms to log."""
+        shared = dict(x0=batch.x0, noise=batch.noise, schedule=self.schedule, prediction=self.prediction(network))
         shared["snr_gamma"] = self.config.snr_gamma if self.config.loss_weighting == "min-snr" else None
-        shared["estimate"] = self.estimate(network, x0, t, noise, step, condition)
+        shared["estimate"] = self.estimate(network, batch, step, condition)
         measure = partial(diffusion_loss, **shared, **condition)
         between = BetweenBlocks(self.config, denoiser_of(network), self.side, step, slots)
         with between.attached():
-            terms = measure(network, index=t)
+            terms = measure(network, index=batch.index)
         loss, logged = terms["loss"].mean(), {name: value.mean().detach() for name, value in terms.items()}
-        for name, (weight, value) in between.terms(self.teacher, measure, t, len(self.schedule)).items():
+        added = between.terms(self.alignment_target, measure, batch.index, len(self.schedule))
+        for name, (weight, value) in added.items():
             loss, logged[name] = loss + weight * value, value.detach()
         return loss, logged
 
-    def estimate(
-        self, network: nn.Module, x0: Tensor, t: Tensor, noise: Tensor, step: int, condition: dict[str, Any]
-    ) -> Tensor | None:
+    def estimate(self, network: nn.Module, batch: Batch, step: int, condition: dict[str, Any]) -> Tensor | None:
         """In half of the steps of a self-conditioned network, its estimate of the clean latents; otherwise None.
 
         The chance is that of the paper (arXiv 2208.04202, algorithm 1). The estimate costs a forward pass and no
@@ -162,8 +196,8 @@ class Denoising(ABC):
         if not denoiser_of(network).config.self_condition or not self.estimates_in(step):
             return None
         with torch.no_grad():
-            x = q_sample(self.schedule, x0, t, noise)
-            return predicted_clean(network, x, t, self.schedule, self.prediction(network), **condition)
+            x = q_sample(self.schedule, batch.x0, batch.index, batch.noise)
+            return predicted_clean(network, x, batch.index, self.schedule, self.prediction(network), **condition)
 
     def estimates_in(self, step: int) -> bool:
         """Whether a self-conditioned network makes an estimate in a step."""
@@ -179,12 +213,12 @@ class Denoising(ABC):
         if self.config.align_weight:
             add_head(denoiser_of(network))
             keep_in_float32(average)
-            self.teacher = average
+            self.alignment_target = average
         if self.distillation and (auxiliary := self.distillation.auxiliary()) is not None:
             network.auxiliary = auxiliary
 
-    def timestep(self, random: torch.Generator) -> Tensor:
-        """Draw a timestep: uniform, or logit-normal (Esser et al. 2024, arXiv 2403.03206, section 3.1)."""
+    def draw_index(self, random: torch.Generator) -> Tensor:
+        """Draw a step of the schedule, uniform, or logit-normal (Esser et al. 2024, arXiv 2403.03206, section 3.1)."""
         cfg, count = self.config, len(self.schedule)
         if not cfg.timestep_std:
             return torch.randint(count, (), generator=random)

@@ -131,14 +131,14 @@ def test_a_logit_normal_timestep_is_the_sigmoid_of_a_normal_draw(vae):
     for seed in range(20):
         z = torch.randn((), generator=torch.Generator().manual_seed(seed)).item()
         wanted = math.floor(1000 / (1 + math.exp(-(0.4 + 0.5 * z))))
-        assert loss.timestep(torch.Generator().manual_seed(seed)) == wanted
+        assert loss.draw_index(torch.Generator().manual_seed(seed)) == wanted
 
 
 def test_timesteps_are_uniform_or_logit_normal(vae):
     def drawn(*changes):
         config = small(vae, *changes)
         loss = OBJECTIVES["latte"](open_clips(config), config)
-        return torch.stack([loss.timestep(torch.Generator().manual_seed(i)) for i in range(2000)]).double() / 1000
+        return torch.stack([loss.draw_index(torch.Generator().manual_seed(i)) for i in range(2000)]).double() / 1000
 
     uniform, normal = drawn("timestep_std=0", "timestep_mean=0"), drawn("timestep_std=0.5", "timestep_mean=0.4")
     assert abs(uniform.mean() - 0.5) < 0.02 and abs(uniform.std() - 12**-0.5) < 0.01

@@ -105,9 +105,11 @@ def loss_and_gradient(config, step):
 def test_half_of_the_steps_show_an_estimate_without_gradients(make, vae, monkeypatch):
     config = make(vae, *WORDS, OWN, "num_images=1")
     made = objective(open_clips(config), config, torch.device("cpu"))
+    made.prepare([range(4)], 0)
     network = awake(made.network())
+    batch = made.draw(network, 0, range(4))
     monkeypatch.setattr(denoising, "predicted_clean", lambda *_, **__: X)
-    shown = [made.estimate(network, X, T, X, step, {}) is X for step in range(200)]
+    shown = [made.estimate(network, batch, step, {}) is X for step in range(200)]
     assert 70 < sum(shown) < 130  # 4 standard deviations
     for estimated in (False, True):
         monkeypatch.undo()
