@@ -106,7 +106,7 @@ class Denoiser(nn.Module):
     def denoise(self, x: Tensor, condition: Condition, num_images: int = 0, temporal: bool = True) -> Tensor:
         """Run the trunk on noisy latents.
 
-        In joint training (Latte's image-video training) still images follow the clip as extra frames. Images skip temporal
+        In joint training on images and videos, still images follow the clip as extra frames. They skip temporal
         attention, so the clip and the images go through the trunk separately, and no layer needs to distinguish them.
 
         Args:

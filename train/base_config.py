@@ -19,9 +19,8 @@ class TrainConfig:
     """
 
     kind: str = field(default="", init=False)  # what is trained: a key of KINDS
-    data: str = setting(
-        "shapes", path=True, movable=True
-    )  # "shapes" (built in), or a folder of videos whose sub-folders are the classes
+    # "shapes" (built in), or a folder of videos whose sub-folders are the classes
+    data: str = setting("shapes", path=True, movable=True)
     clips: int = setting(4096, least=1)  # size of the data set: shapes, or windows of the videos, one or more of each
     model: dict = field(default_factory=dict)  # fields of LatteConfig, LatteT2VConfig, VAEConfig or ShapeFeaturesConfig
     image_size: int = setting(64, least=1)  # height and width of the frames, in pixels

@@ -25,9 +25,8 @@ BUILT_IN = ("data", "shapes")  # the data for which some settings have no effect
 class VideoTrainConfig(TrainConfig):
     """The settings of the kinds that can learn from a folder of videos, or start from another model's weights."""
 
-    init: str = setting(
-        "", path=True, movable=True
-    )  # the model whose weights training starts from (latte.train.init); empty: from scratch
+    # the model whose weights training starts from (latte.train.init); empty: from scratch
+    init: str = setting("", path=True, movable=True)
     motion_frames: int = setting(0, least=0)  # data "shapes": frames of a motion that clips are cut from; 0: num_frames
     frame_interval: int = setting(1, least=1)  # stride between the frames of a clip
     # how frames are chosen: "stride", or "linspace" or "crop" as in the original (latte.train.data.windows)
@@ -52,9 +51,8 @@ class LatentTrainConfig(VideoTrainConfig):
     """The settings of the kinds that learn the diffusion of latents."""
 
     vae: str = setting("", path=True, movable=True)  # folder of the VAE that encodes the latents; required
-    latents: str = setting(
-        "once", path=True
-    )  # encode them "once", before the first step, or in each "step"; or read them from a folder
+    # encode them "once", before the first step, or in each "step"; or read them from a folder
+    latents: str = setting("once", path=True)
     sample_latents: bool = setting(True)  # draw the latents from the VAE's posterior at each step; false: use its mean
     # standard deviation of logit-normal timesteps (arXiv 2403.03206, eq. 19); 0: uniform timesteps
     timestep_std: float = setting(0.0, least=0, tunable=True)
@@ -127,12 +125,10 @@ class LatentTrainConfig(VideoTrainConfig):
     )
     eval_every: int = setting(0, least=0, resumable=True)  # steps between evaluations (such as FVD); 0: none
     eval_clips: int = setting(256, least=2, resumable=True, unused_with=("eval_every", 0))  # each: real and generated
-    eval_real: str = setting(
-        "", path=True, resumable=True, unused_with=("eval_every", 0)
-    )  # videos or statistics; empty: the data
-    eval_i3d: str = setting(
-        "", path=True, resumable=True, unused_with=("eval_every", 0)
-    )  # I3D's weights; empty: shapes distance
+    # videos or statistics; empty: the data
+    eval_real: str = setting("", path=True, resumable=True, unused_with=("eval_every", 0))
+    # I3D's weights; empty: shapes distance
+    eval_i3d: str = setting("", path=True, resumable=True, unused_with=("eval_every", 0))
 
     @property
     def prediction(self) -> str:
