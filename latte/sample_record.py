@@ -50,7 +50,7 @@ def read_digests(folder: Path) -> dict[str, str]:
     """The sha256 of the files of a set by name, as far as they are recorded; of any other folder, none."""
     kept = read_whole(folder).get(DIGESTS) if holds_set(folder) else {}
     digests = dict(kept) if isinstance(kept, dict) else {}
-    with suppress(FileNotFoundError):  # on a file system without locks another process may remove it at any time
+    with suppress(FileNotFoundError, IsADirectoryError):  # without locks another process may remove it
         lines = (folder / NEW_DIGESTS).read_text(errors="replace").splitlines()
         pairs = (line.partition("  ") for line in lines)
         digests |= {name: sha256 for sha256, gap, name in pairs if gap and len(sha256) == 64}

@@ -221,7 +221,7 @@ PRESETS = {
     "shapes-plain": SHAPES_PLAIN,
     "shapes-t2v": SHAPES_T2V,
     "shapes-features": SHAPES_FEATURES,
-    # a VAE and a Latte of this size for a folder of videos, if Stable Diffusion's VAE is not available
+    # a small VAE and a small Latte for a folder of videos, if Stable Diffusion's VAE is not available
     "folder-vae": FOLDER_VAE,
     "folder": replace(
         SHAPES_PLAIN,

@@ -117,12 +117,6 @@ ABLATIONS = {
         finding="No scales are compared; the paper's code has 7 for UCF101.",
         sweeps=(Sweep("guidance scales", {"guidance {:g}": Arm(sample={"guidance_scale": EACH})}),),
     ),
-    "vae": Ablation(
-        title="The VAE whose latents are generated",
-        sweeps=(Sweep("VAEs", {"{}": Arm({"vae": EACH}, {"guidance_scale": 1.0})}),),
-        note="Samples are drawn without guidance.",
-        data_differs=True,
-    ),
     "modern": MODERN,
 }
 
@@ -139,7 +133,6 @@ class Scale:
     sizes: dict[str, dict]  # settings of the arms of `size`, from the smallest model to the largest
     sampling_steps: tuple[str, ...]  # of the arms of `samplers`
     guidance_scales: tuple[float, ...]  # of the arms of `guidance`; none for a base without classes
-    vaes: tuple[str, ...] = ()  # of the arms of `vae`; none where only one fits
 
 
 def model_shape(depth: int, hidden_size: int, num_heads: int) -> dict:
@@ -176,7 +169,6 @@ SCALES = {
         },
         sampling_steps=("5", "10", "25", "50"),
         guidance_scales=(1.0, 2.0, 4.0, 8.0),
-        vaes=("shapes-t2v/vae", "shapes/vae"),
     ),
     "paper": Scale(
         preset="ffs",
@@ -202,7 +194,6 @@ def swept_values(scale: Scale, patch_size: int) -> dict[str, dict]:
         "smaller sizes": dict(list(scale.sizes.items())[-2::-1]),
         "steps": itself(scale.sampling_steps),
         "guidance scales": itself(scale.guidance_scales),
-        "VAEs": itself(scale.vaes),
     }
 
 

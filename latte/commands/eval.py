@@ -39,7 +39,7 @@ from latte.processes import Ranks, local_device, processes
 from latte.train.data.video_list import read_list_head
 from latte.train.student import data_settings
 from latte.video.formats import STREAM_SUFFIXES
-from latte.weights.find_models import bundled_models, is_model_folder, is_text_pipeline
+from latte.weights.find_models import bundled_models, find_model, is_model_folder, is_text_pipeline, own_vae
 from latte.weights.hub import find_pipeline, find_vae
 from latte.weights.vae_folder import is_vae
 
@@ -81,10 +81,9 @@ def check_eval_options(args: argparse.Namespace, parser: Parser) -> None:
     elif args.leaderboard:
         useful, where = {"leaderboard"}, "with --leaderboard"
     elif args.reference:
-        useful, where = {"model", "reference", "alexnet", "out", "device"}, "with --reference and two sets of videos"
-        if args.real_crop or args.download:
-            found = find_compared_vae(args.model, not args.download)
-            useful |= {"real_crop", "download"} if found is not None else set()
+        args.vae_folder = find_compared_vae(args.model, not args.download)
+        useful, where = {"model", "reference", "alexnet", "out", "device"}, "with --reference"
+        useful |= {"real_crop", "download"} if args.vae_folder is not None else set()
     elif args.real and is_features(args.real) and is_features(args.model):
         useful, where = {"real", "model", "out", "seed", "sets", "parts"}, "with statistics or features on both sides"
     elif args.real and is_model(args.model):
@@ -213,25 +212,28 @@ def open_model(args: argparse.Namespace) -> ModelVideos:
 
 
 def find_compared_vae(name: str, local_files_only: bool) -> Path | None:
-    """The VAE that a name stands for; None for videos, and for a name of nothing that is known."""
-    try:
-        path = Path(name) if Path(name).exists() else find_vae(name, Path(), local_files_only)
-    except CheckpointError:
-        if not local_files_only:
-            raise
+    """The VAE that the first argument names with --reference, or None for videos.
+
+    Raises:
+        ValueError: It names a model that is no VAE.
+        CheckpointError: There is nothing of that name.
+    """
+    path = Path(name)
+    if path.exists() and not (is_vae(path) or is_model_folder(path)):
         return None
-    if is_vae(path):
-        return path
-    if name in bundled_models() or is_model_folder(path):
-        raise ValueError(
-            f"{name} is a Latte, but --reference compares a VAE or videos: name its VAE, such as {name}/vae"
-        )
-    return None
+    try:
+        path = find_model(path) if path.exists() else find_vae(name, Path(), local_files_only)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; or name a folder of videos") from error
+    if not is_vae(path):
+        advice = f"name its VAE, {name}/vae, or videos" if own_vae(path) else "name a VAE or videos"
+        raise ValueError(f"--reference compares a VAE or videos with videos, but {name} is neither: {advice}")
+    return path
 
 
 def measure_pairs(args: argparse.Namespace) -> dict:
     """Print the fidelity to reference videos: of other videos, or of a VAE's reconstructions."""
-    vae, options = find_compared_vae(args.model, not args.download), {"alexnet": args.alexnet, "device": args.device}
+    vae, options = args.vae_folder, {"alexnet": args.alexnet, "device": args.device}
     if vae is None:
         result = compare_pairs(args.model, args.reference, progress=True, **options)
     else:

@@ -1,5 +1,6 @@
 """Models by name on the Hugging Face hub: from the cache on this machine, or downloaded on request."""
 
+import difflib
 import logging
 import os
 import re
@@ -70,7 +71,8 @@ def find_cached(
         return downloaded(str(name), snapshot, wanted)
     if snapshot is not None:
         return snapshot
-    near, folder = nearest_path(Path(name)), Path(name).parent
+    alike, folder = difflib.get_close_matches(str(name), bundled_models(), 1, 0.8), Path(name).parent
+    near = alike[0] if alike else nearest_path(Path(name))
     advice = "add --download (in Python: local_files_only=False)"
     if near:
         found = f"did you mean {near}?"

@@ -25,7 +25,7 @@ from latte.weights.manifest import digest
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """An untrained model of the built-in shapes, without a VAE."""
-    config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=8, num_classes=8)
+    config = LatteConfig(depth=2, hidden_size=16, num_heads=2, input_size=8, in_channels=6, num_classes=8)
     folder = save_model(Latte(config), tmp_path_factory.mktemp("model"))
     (folder / "classes.json").write_text(json.dumps({"names": list(MOTIONS)}))
     return folder
@@ -36,9 +36,9 @@ WORDS = ["--num-videos", "1", "--num-sampling-steps", "1", "--device", "cpu"]
 
 def test_report_records_all_that_the_scores_depend_on(folder, tmp_path, capsys):
     out = tmp_path / "new" / "scores.json"
-    assert main(["eval", str(folder), "--vae", "shapes-t2v/vae", "--out", str(out), *WORDS]) == 0
+    assert main(["eval", str(folder), "--vae", "shapes/vae", "--out", str(out), *WORDS]) == 0
     report = json.loads(out.read_text(), parse_constant=pytest.fail)  # called for NaN
-    files = (folder / "model.safetensors", find_model("shapes-t2v/vae") / "model.safetensors")
+    files = (folder / "model.safetensors", find_model("shapes/vae") / "model.safetensors")
     assert report["weights"] == "ema"
     assert report["sha256"] == {f"{file.parent.name}/{file.name}": digest(file) for file in files}
     assert report["device"].startswith("cpu ") and report["torch"] == torch.__version__
@@ -78,7 +78,7 @@ def test_pab_and_plans_apply_to_the_evaluated_samples(tmp_path, monkeypatch, cap
 
 def test_bad_options_are_rejected_before_any_work(folder, tmp_path, capsys):
     (tmp_path / "file").touch()
-    vae = ["--vae", "shapes-t2v/vae"]
+    vae = ["--vae", "shapes/vae"]
     for model, words, say in (
         ("shapes", ["--out", str(tmp_path)], f"--out {tmp_path} is not a file"),
         ("shapes", ["--out", "/proc/x/scores.json"], "--out /proc/x/scores.json is not a file"),

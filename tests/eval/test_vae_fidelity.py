@@ -1,6 +1,7 @@
 """`latte eval VAE --reference VIDEOS`: how far a VAE's reconstructions are from the videos."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -60,16 +61,31 @@ def test_the_command_records_the_vae(folder, tmp_path, capsys):
 def test_wrong_arguments_are_named(folder, capsys):
     cases = {
         "frames have a side of 30 pixels; this VAE encodes multiples of 8; crop": [VAE, "--real-crop", "30"],
-        "shapes is a Latte, but --reference compares": ["shapes"],
-        "--real-crop does nothing with --reference and two sets": [str(folder), "--real-crop", "32"],
-        "--frames does nothing with --reference": [VAE, "--frames", "16"],
-        "no folder of videos at nothing": ["nothing"],
+        "but shapes is neither: name its VAE, shapes/vae, or videos": ["shapes"],
+        "but shapes-features is neither: name a VAE or videos": ["shapes-features"],
+        "--real-crop does nothing with --reference: leave it out": [str(folder), "--real-crop", "32"],
+        "--frames does nothing with --reference: leave it out": [VAE, "--frames", "16"],
+        "no model at nothing; give a path": ["nothing"],
+        "no model at shapes/vea: did you mean shapes/vae?": ["shapes/vea"],
     }
     for say, words in cases.items():
         assert main(["eval", *words[:1], "--reference", str(folder), *words[1:]]) == 2
         assert say in capsys.readouterr().err, words
     assert main(["eval", VAE, "--reference", str(folder / "missing")]) == 2
     assert "no folder of videos at" in capsys.readouterr().err
+
+
+def test_a_run_and_a_folder_with_the_name_of_a_model_are_what_they_are(folder, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(find_model(VAE), run / "final")
+    (run / "checkpoints").mkdir()
+    out = tmp_path / "out.json"
+    assert main(["eval", str(run), "--reference", str(folder), "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["vae_sha256"]
+    shutil.copytree(folder, tmp_path / "here/shapes", ignore=shutil.ignore_patterns("run", "here", "out.json"))
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["eval", "shapes", "--reference", "shapes", "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["psnr"] == 100
 
 
 def test_a_damaged_video_is_left_out(folder, capsys):

@@ -52,7 +52,7 @@ def pipeline(name: str) -> LattePipeline:
 def latents(name: str, plan: str | None = None) -> torch.Tensor:
     """The latents of two videos, one by one. Without a plan, only some evaluations are guided.
 
-    Where guidance begins or ends, processes compute what one process would reuse (latte.conditioning.layer_cache).
+    Where guidance begins or ends, processes compute what one process would reuse (latte.network_forms.layer_cache).
     """
     pipe = pipeline(name)
     draw = lambda i: torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(i))

@@ -88,6 +88,8 @@ def test_a_file_system_without_locks(classes, complete_set, tmp_path, monkeypatc
     work = lambda rank: lambda: make(classes, tmp_path / "set", rank=rank, world_size=2)
     statuses = [status(pid) for pid in [fork(work(rank), tmp_path / "log") for rank in range(2)]]
     assert statuses == [0, 0], (tmp_path / "log").read_text()[-3000:]
+    videos = lambda folder: {name: sha256 for name, sha256 in digests(folder).items() if name != "samples.json"}
+    assert videos(tmp_path / "set") == videos(complete_set)
     make(classes, tmp_path / "set")  # of two processes that record digests at once, one may lose the other's
     assert digests(tmp_path / "set") == digests(complete_set)
 

@@ -90,7 +90,7 @@ class Denoising(ABC):
         self.distillation: Distillation | None = None
         if config.teacher:
             path = find_model(config.teacher)
-            teacher, weaker = self.alignment_target_network(path).to(device), None
+            teacher, weaker = self.teacher_network(path).to(device), None
             if config.teacher_autoguidance:
                 require((path / WEAKER).is_dir(), f"{path} holds no {WEAKER}: set teacher_autoguidance=false")
                 weaker = self.weaker_network(path, teacher).to(device)

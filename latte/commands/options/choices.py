@@ -34,7 +34,7 @@ DEFAULT_SCORE, SCORE_PROTOCOLS = "stylegan-v", ("tgan2", "stylegan-v")  # latte.
 SCALE_STEPS = {"small": 1480, "paper": 150_000}  # latte.eval.ablate.definitions
 ABLATIONS = (  # latte.eval.ablate.definitions
     *("variants", "patch-embedding", "conditioning", "temporal-position", "initialisation", "joint-images"),
-    *("interval", "size", "samplers", "guidance", "vae", "modern"),
+    *("interval", "size", "samplers", "guidance", "modern"),
 )
 GUIDANCE_WAYS = (  # latte.eval.bench.guidance_variety
     *("cfg", "interval", "apg", "cfg-zero", "cfg++", "linear", "cosine", "beta", "autoguidance"),

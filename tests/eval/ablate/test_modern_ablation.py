@@ -89,15 +89,6 @@ def test_between_block_objectives_fit_every_network(scale, tmp_path):
     assert everything.average_every == everything.steps // 24
 
 
-def test_the_vae_is_compared_where_a_scale_has_several(tmp_path):
-    grid = grid_of(tmp_path / "a", "small", names=("vae",))
-    arms = grid.ablations["vae"].arms
-    found = [grid.evaluation(arm, 0) for arm in arms.values()]
-    assert [f.training.config.vae for f in found] == list(arms) == ["shapes-t2v/vae", "shapes/vae"]
-    assert all(f.sampling["guidance_scale"] == 1.0 for f in found)
-    assert "vae" not in grid_of(tmp_path / "b", "paper").ablations
-
-
 def test_arms_add_up():
     a, b = Arm({"x": 1, "y": 1}, {"s": 1}), Arm({"y": 2}, {"r": 3}, from_images=True, average=0.2)
     assert together(a, b) == Arm({"x": 1, "y": 2}, {"s": 1, "r": 3}, True, 0.2) and together() == Arm()
