@@ -1,6 +1,7 @@
 """Presets: settings of training runs by name, as far as they differ from the defaults."""
 
 from dataclasses import replace
+from typing import Any
 
 from latte.train.base_config import AUTO
 from latte.train.config import (
@@ -45,23 +46,27 @@ SHAPES_PLAIN = LatteTrainConfig(
     schedule="cosine",
     ema_decay=0.999,
 )
+# what the bundled models of the shapes have in common (docs/modern-recipe.md)
+MODERN: dict[str, Any] = {
+    "clips": 24576,
+    "global_batch_size": 64,
+    "timestep_std": 1.2,
+    "timestep_mean": 0.0,
+    "optimizer": "muon",
+    "learning_rate": 2e-3,
+    "warmup": 100,
+    "schedule": "trapezoid",
+    "cooldown": 0.3,
+    "cooldown_shape": "sqrt",
+    "ema_decay": 0.998,
+    "precision": AUTO,
+}
 # the bundled class-conditional model, from scratch; its timesteps changed in training (docs/log/class-model.md)
 SHAPES = replace(
     SHAPES_PLAIN,
     model={**SHAPES_PLAIN.model, "hidden_size": 192, "mlp_ratio": 3.0, "self_condition": True},
-    clips=24576,
-    global_batch_size=64,
-    timestep_std=1.2,
-    timestep_mean=0.0,
     steps=18500,
-    optimizer="muon",
-    learning_rate=2e-3,
-    warmup=100,
-    schedule="trapezoid",
-    cooldown=0.3,
-    cooldown_shape="sqrt",
-    ema_decay=0.998,
-    precision=AUTO,
+    **MODERN,
     sample_guidance=2.5,
     sample_settings={"guidance_interval": [400, 1000], "num_inference_steps": 100, "eta": 1.0},
 )
@@ -74,19 +79,8 @@ SHAPES_T2V = T2VTrainConfig(
     },
     text_encoder={"d_model": 96, "d_kv": 24, "d_ff": 192, "num_layers": 2, "num_heads": 4},
     sample_latents=False,
-    clips=24576,
-    global_batch_size=64,
-    timestep_std=1.2,
-    timestep_mean=0.0,
     steps=8500,
-    optimizer="muon",
-    learning_rate=2e-3,
-    warmup=100,
-    schedule="trapezoid",
-    cooldown=0.3,
-    cooldown_shape="sqrt",
-    ema_decay=0.998,
-    precision=AUTO,
+    **MODERN,
     sample_guidance=1.4,
     sample_settings={"num_inference_steps": 50, "eta": 1.0},
 )
