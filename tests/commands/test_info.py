@@ -70,7 +70,7 @@ def test_info_describes_runs_models_and_their_files(vae, tmp_path, info):
     assert "a VAE of" in info(vae) and "lines       2" in info(tmp_path / "run/metrics.jsonl")
     assert "8 " not in info(vae / "model.safetensors").splitlines()[0] and "weights" in info(vae / "model.safetensors")
     assert "a Latte of 4.96 M parameters" in info("shapes-four")  # not counting the scales of its 8-bit matrices
-    assert "a Latte of 4.98 M parameters" in info("shapes") and "transformer 4.57 M parameters" in info("shapes-t2v")
+    assert "a Latte of 4.98 M parameters" in info("shapes") and "transformer 4.59 M parameters" in info("shapes-t2v")
 
 
 def test_info_describes_data_features_and_results(vae, videos, tmp_path, info):

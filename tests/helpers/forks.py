@@ -15,6 +15,7 @@ from threading import RLock
 
 from tqdm import tqdm
 
+from latte.progress import Progress
 from latte.train import checkpoint
 
 DRAFT = ".step-*.part*"  # the name of a checkpoint being written
@@ -36,7 +37,8 @@ def fork(work, log: Path, **environment: str) -> int:
     exit_status = 1
     try:
         os.environ |= environment
-        tqdm.set_lock(RLock())  # all forked processes share the default lock, which a killed one would never release
+        for bar in (tqdm, Progress):  # forked processes share the default lock, which a killed one would never release
+            bar.set_lock(RLock())
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, 1)
         os.dup2(handle, 2)

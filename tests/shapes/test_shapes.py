@@ -171,9 +171,8 @@ def test_examiner_is_right_on_real_clips():
     assert scores["colour_constancy"] == scores["shape_constancy"] == 1.0 and set(scores["by_motion"]) == set(MOTIONS)
 
 
-@pytest.mark.parametrize("vae", ["shapes/vae", "shapes-t2v/vae"])
-def test_examiner_is_right_on_reconstructions_by_the_shipped_vae(vae):
-    pipe = untrained(vae)
+def test_examiner_is_right_on_reconstructions_by_the_shipped_vae():
+    pipe = untrained("shapes/vae")
     clips = CLIPS[:24]
     videos = reconstruct(pipe, torch.stack([torch.from_numpy(clip.video) for clip in clips]))
     scores = scored(list(videos.numpy()), clips)
@@ -208,11 +207,25 @@ def test_a_changing_outline_lowers_shape_constancy(before, after, motion):
         assert found.colour == clip.colour
 
 
+def rounded(frame):
+    """A frame (3, h, w) whose shape was blurred and cut at its own area, as a weak VAE draws small shapes."""
+    frame = torch.from_numpy(frame).float()
+    background = frame[:, :1, :1]
+    inside = (frame - background).abs().amax(0)
+    weights = torch.exp(-(torch.arange(-4, 5).float() ** 2) / 2)
+    kernel = weights[:, None] * weights / weights.sum() ** 2
+    blurred = torch.nn.functional.conv2d(inside[None, None], kernel[None, None], padding=4)[0, 0]
+    colour = frame.flatten(1)[:, inside.argmax()]
+    level = blurred.flatten().topk(int((inside > 20).sum())).values[-1]
+    return torch.where(blurred >= level, colour[:, None, None], background).byte().numpy()
+
+
 def test_small_rounded_frames_do_not_lower_shape_constancy():
-    """The VAE of shapes-t2v rounds small stars so much that a circle overlaps them better."""
-    pipe = untrained("shapes-t2v/vae")
+    """A small star may be drawn so round that a circle overlaps it better."""
     stars = [clip for i in range(20) if (clip := make_clip(6, i, "growing")).shape == "star"][:2]
-    for video in reconstruct(pipe, torch.stack([torch.from_numpy(clip.video) for clip in stars])).numpy():
+    for clip in stars:
+        video = clip.video.copy()
+        video[:2] = [rounded(frame) for frame in video[:2]]
         assert examine(np.repeat(video[:1], 16, 0)).shape == "circle"
         assert examine(video).shape_constancy == 1.0
 
