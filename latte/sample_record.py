@@ -50,9 +50,11 @@ def read_digests(folder: Path) -> dict[str, str]:
     """The sha256 of the files of a set by name, as far as they are recorded; of any other folder, none."""
     kept = read_whole(folder).get(DIGESTS) if holds_set(folder) else {}
     digests = dict(kept) if isinstance(kept, dict) else {}
-    with suppress(FileNotFoundError, IsADirectoryError):  # without locks another process may remove it
-        lines = (folder / NEW_DIGESTS).read_text(errors="replace").splitlines()
-        pairs = (line.partition("  ") for line in lines)
+    if (folder / NEW_DIGESTS).is_file():
+        text = ""
+        with suppress(FileNotFoundError):  # without locks another process may have removed it
+            text = (folder / NEW_DIGESTS).read_text(errors="replace")
+        pairs = (line.partition("  ") for line in text.splitlines())
         digests |= {name: sha256 for sha256, gap, name in pairs if gap and len(sha256) == 64}
     return digests
 
