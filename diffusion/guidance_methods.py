@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latte.diffusion.guidance import guide
 from latte.diffusion.predictions import clean_of, factors_at
-from latte.float64 import widest
+from latte.diffusion.schedule import widest
 
 OF_VIDEO = (1, 2, 3, 4)  # the axes of one video
 

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from latte.diffusion.gaussian import learned_log_variance, posterior_mean, predict_x0
 from latte.diffusion.predictions import coefficients, evaluate, noise_of, prediction_of
-from latte.diffusion.schedule import Schedule, at, q_sample
-from latte.float64 import widest
+from latte.diffusion.schedule import Schedule, at, q_sample, widest
 
 
 def mean_per_sample(x: Tensor) -> Tensor:

@@ -14,9 +14,14 @@ import torch
 from torch import Tensor
 
 from latte.diffusion.respacing import evenly_spaced
-from latte.float64 import widest
 
 SPACINGS = ("even", "leading", "trailing", "linspace")
+WITHOUT_FLOAT64 = ("mps", "xpu")  # types of devices, some of which have no float64
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The most precise floating-point type that every device of this type has."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
 
 
 @dataclass(frozen=True, eq=False)

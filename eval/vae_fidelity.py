@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latte.arguments import check_size
 from latte.device import usable_device
 from latte.eval.fidelity import FidelityResult, compare_each, read_if_possible
 from latte.eval.inputs import find_device
@@ -37,6 +38,8 @@ def compare_reconstructions(
         ValueError: There are no videos, more than half of them cannot be read, or frames have a side that the VAE does
             not encode. CheckpointError: the weights are missing or do not fit. FileNotFoundError: no such folder.
     """
+    if crop is not None:
+        check_size("real_crop", crop)
     device = usable_device(find_device(device))
     network = load_vae(vae).to(device)
     paths = list(videos_by_name(Path(videos)).values())

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from latte.float64 import widest
+WITHOUT_FLOAT64 = ("mps", "xpu")  # types of devices, some of which have no float64
 
 
 def sincos(position: Tensor, dim: int) -> Tensor:
@@ -20,7 +20,7 @@ def sincos(position: Tensor, dim: int) -> Tensor:
     Returns:
         float32 (n, dim).
     """
-    half, exact = dim // 2, widest(position.device)
+    half, exact = dim // 2, torch.float32 if position.device.type in WITHOUT_FLOAT64 else torch.float64
     freq = torch.exp(-math.log(10_000) / half * torch.arange(half, device=position.device, dtype=exact))
     angle = position[:, None].to(exact) * freq
     return torch.cat([angle.sin(), angle.cos()], -1).float()

@@ -11,12 +11,11 @@ from latte.train.config import (
     VAETrainConfig,
 )
 
-# a small VAE with 8x downsampling and few features at high resolution: its latents hold colours and outlines apart
+# 8x downsampling, and few features at high resolution
+SMALL_VAE = {"block_out_channels": [16, 32, 64, 64], "layers_per_block": 1, "norm_num_groups": 8}
+# a small VAE whose latents hold colours and outlines apart
 SHAPES_VAE = VAETrainConfig(
-    model={
-        **{"block_out_channels": [16, 32, 64, 64], "layers_per_block": 1, "norm_num_groups": 8},
-        "latent_channels": 6,  # three of a thumbnail, three of details
-    },
+    model={**SMALL_VAE, "latent_channels": 6},  # three of a thumbnail, three of details
     num_frames=1,
     clips=20000,
     global_batch_size=16,
@@ -131,7 +130,7 @@ UCF101 = replace(
 FOLDER_VAE = VAETrainConfig(
     data="videos",
     flip=True,
-    model={"block_out_channels": [16, 32, 64, 64], "layers_per_block": 1, "norm_num_groups": 8},
+    model=SMALL_VAE,
     num_frames=1,
     clips=20000,
     steps=3000,

@@ -5,11 +5,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from latte import float64
+from latte.diffusion import schedule
 from latte.diffusion.guidance_methods import cfg_zero_star, projected_guidance
 from latte.diffusion.loss import diffusion_loss
 from latte.diffusion.samplers import ddim
 from latte.diffusion.schedule import flow_schedule, linear_schedule, respace
+from latte.models import condition
 from latte.models.latte import Latte, LatteConfig
 from latte.models.latte_t2v import LatteT2V, LatteT2VConfig
 from latte.train.latent_normalisation import matrix
@@ -30,7 +31,8 @@ class WithoutFloat64(TorchDispatchMode):
 
 @pytest.fixture(autouse=True)
 def without_float64(monkeypatch):
-    monkeypatch.setattr(float64, "WITHOUT_FLOAT64", ("meta",))
+    for module in (schedule, condition):
+        monkeypatch.setattr(module, "WITHOUT_FLOAT64", ("meta",))
     with WithoutFloat64():
         yield
 

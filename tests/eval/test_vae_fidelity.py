@@ -60,6 +60,8 @@ def test_the_command_records_the_vae(folder, tmp_path, capsys):
 
 def test_wrong_arguments_are_named(folder, capsys):
     cases = {
+        "real_crop is 0; it must be a whole number, from 1": [VAE, "--real-crop", "0"],
+        "real_crop is -5; it must be": [VAE, "--real-crop=-5"],
         "frames have a side of 30 pixels; this VAE encodes multiples of 8; crop": [VAE, "--real-crop", "30"],
         "but shapes is neither: name its VAE, shapes/vae, or videos": ["shapes"],
         "but shapes-features is neither: name a VAE or videos": ["shapes-features"],
